@@ -1,0 +1,1 @@
+//! Layered options: one declaration drives command line, environment, file and reference.

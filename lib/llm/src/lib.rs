@@ -1,0 +1,1 @@
+//! Model cards, chat templates, tokenizers and the request pipeline.

@@ -1,0 +1,1 @@
+//! Token blocks, block hashes and chained sequence hashes.
