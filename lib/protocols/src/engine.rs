@@ -105,7 +105,7 @@ pub struct EngineRequest {
     /// Token ids of the prompt.
     pub prompt_ids: Arc<[TokenId]>,
     /// Token ids that earlier attempts generated; empty on the first one.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub generated_ids: Vec<TokenId>,
     /// Which of the client's choices this sequence is, from 0.
     #[serde(default)]
@@ -118,19 +118,19 @@ pub struct EngineRequest {
     pub stop: StopConditions,
     /// Number of most likely alternatives to report per generated token; `Some(0)` reports the
     /// drawn token's log probability alone.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub logprobs: Option<u32>,
     /// LoRA adapter to apply.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lora_name: Option<Arc<str>>,
     /// Keeps KV blocks of different tenants apart: blocks are shared only within one salt.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache_salt: Option<Arc<str>>,
     /// Higher goes first; 0 is normal.
     #[serde(default)]
     pub priority: i32,
     /// Transfer parameters in the engine's own form, carried through unread.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kv_transfer_params: Option<serde_json::Value>,
 }
 
@@ -143,6 +143,7 @@ impl EngineRequest {
 
 /// How tokens are drawn. The defaults are greedy and leave the distribution as it is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct SamplingParams {
     /// Softmax temperature; 0 is greedy.
     pub temperature: f32,
@@ -189,10 +190,10 @@ pub struct StopConditions {
     #[serde(default)]
     pub min_tokens: u32,
     /// The model's end-of-sequence tokens.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub eos_ids: Vec<TokenId>,
     /// Tokens the client asked to stop at.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stop_ids: Vec<TokenId>,
     /// Generate through end-of-sequence tokens.
     #[serde(default)]
@@ -231,18 +232,19 @@ pub enum FinishReason {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct EngineOutput {
     /// New token ids, in order. The token that ended the sequence is among them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub token_ids: Vec<TokenId>,
     /// Log probabilities, one entry per new token, if asked for.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub logprobs: Option<Vec<TokenLogprobs>>,
     /// Set on the last output.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finish_reason: Option<FinishReason>,
     /// Set on the first output: how many prompt tokens came from the KV cache.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cached_tokens: Option<u32>,
     /// Transfer parameters that the engine gives to whoever continues the request.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kv_transfer_params: Option<serde_json::Value>,
 }
 
@@ -275,6 +277,29 @@ pub struct EmbedResponse {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_output_of_one_token_is_small_on_the_wire_and_unknown_fields_are_ignored() {
+        let output = EngineOutput {
+            token_ids: vec![262_143],
+            ..EngineOutput::default()
+        };
+        let text = serde_json::to_string(&output).unwrap();
+        assert_eq!(text, "{\"token_ids\":[262143]}");
+        let newer = "{\"token_ids\":[262143],\"a_field_of_the_future\":1}";
+        let read: EngineOutput = serde_json::from_str(newer).unwrap();
+        assert_eq!(read, output);
+    }
+
+    #[test]
+    fn a_request_with_only_what_it_must_have_is_greedy() {
+        let request: EngineRequest = serde_json::from_str(
+            "{\"model\":\"m\",\"prompt_ids\":[1,2],\"stop\":{\"max_tokens\":1}}",
+        )
+        .unwrap();
+        assert_eq!(request.sampling, SamplingParams::default());
+        assert_eq!(request.input_len(), 2);
+    }
 
     fn stop() -> StopConditions {
         StopConditions {

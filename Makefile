@@ -1,0 +1,64 @@
+# One entry for people and CI. `make help` lists the targets.
+#
+# Everything builds in one profile with one set of flags, so that clippy, tests, docs and the
+# product share each compiled dependency (llama.cpp above all).
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+CARGO := cargo
+export CARGO_INCREMENTAL := 0
+PYTHON := .tools/venv/bin/python
+NEXTEST := $(shell command -v cargo-nextest 2>/dev/null)
+
+.PHONY: help build demo test ci lint fmt docs deny sim bench models tools python-tests
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+tools: ## find or fetch what the build needs
+	@scripts/build_tools.sh
+
+build: tools ## build target/release/dynamo
+	$(CARGO) build --release --package dynamo-run
+
+models: ## fetch the small model and the tokenizers that tests and the demo use
+	@scripts/fetch_models.sh
+
+demo: build ## serve a real model and ask it a question
+	@scripts/fetch_models.sh model
+	@scripts/demo.sh
+
+test: tools models ## all tests
+ifneq ($(NEXTEST),)
+	$(CARGO) nextest run --release --workspace
+else
+	$(CARGO) test --release --workspace --lib --bins --tests
+endif
+	@$(MAKE) --no-print-directory python-tests
+
+python-tests: tools ## tests that drive the binary with the official Python clients
+	@scripts/python_tests.sh
+
+lint: tools ## formatting and clippy, warnings denied
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
+
+fmt: ## format the code
+	$(CARGO) fmt --all
+
+docs: tools ## API documentation, warnings denied
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --workspace --no-deps
+
+deny: ## licences, bans and sources of dependencies, where cargo-deny is installed
+	@if command -v cargo-deny >/dev/null; then cargo deny --offline check licenses bans sources; \
+	else echo "cargo-deny is not installed (cargo install --locked cargo-deny): skipped; tests check bans and sources"; fi
+
+sim: tools ## deterministic simulation
+	$(CARGO) nextest run --release --package dynamo-sim
+
+bench: build models ## the figures of docs/benchmarks.md
+	@benchmarks/run.sh
+
+ci: ## what CI runs, with the seconds of each stage
+	@scripts/ci.sh
