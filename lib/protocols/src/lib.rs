@@ -9,6 +9,8 @@ pub mod engine;
 pub mod error;
 pub mod kv;
 pub mod load;
+pub mod openai;
+pub mod stream;
 pub mod tokenizer;
 
 pub use error::{Blame, ErrorCode, RequestError};

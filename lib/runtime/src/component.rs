@@ -1,1 +1,256 @@
-//! To be written.
+//! The object model: a runtime has namespaces, they have components, and those have endpoints;
+//! an endpoint is served by instances and called by a client.
+//!
+//! [`DistributedRuntime`] ties a process's parts together: environment, tasks, discovery and
+//! request plane. It decides nothing. What it owns is the life of an endpoint's instance:
+//! registered with the request plane before it is announced, and withdrawn before it refuses.
+//!
+//! - [`announcer`]: the one owner of the process's discovery record
+//! - [`selection`]: which instance a call goes to
+//! - [`client`]: follows an endpoint's instances and calls them
+//! - [`response`]: the answer to a call
+//! - [`serve`]: an endpoint's instance in this process
+//! - [`typed`]: requests and items as Rust types instead of bytes
+
+pub mod announcer;
+pub mod client;
+pub mod response;
+pub mod selection;
+pub mod serve;
+pub mod typed;
+
+pub use announcer::Announcer;
+pub use client::{Call, Client, ClientError, Policy};
+pub use response::ResponseStream;
+pub use selection::Instance;
+pub use serve::{ServeError, ServedEndpoint};
+pub use typed::{HandlerStream, StreamItem, TypedClient, TypedHandler, TypedStream};
+
+use crate::discovery::endpoint_id::check_name;
+use crate::discovery::{Discovery, EndpointId, Metadata, NameError};
+use crate::request_plane::{Handler, RequestPlane};
+use crate::{Environment, Tasks};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long an instance that cannot be reached is left out: longer than a reconnect takes, and
+/// short enough that a worker that restarted under its old id is used again soon.
+pub const INHIBITED_DURATION: Duration = Duration::from_secs(5);
+
+/// What a process is made of. Cheap to clone; clones are the same runtime.
+#[derive(Debug, Clone)]
+pub struct DistributedRuntime {
+    parts: Arc<Parts>,
+}
+
+#[derive(Debug)]
+struct Parts {
+    environment: Environment,
+    tasks: Tasks,
+    discovery: Arc<dyn Discovery>,
+    plane: Arc<dyn RequestPlane>,
+    announcer: Announcer,
+    inhibited_duration: Duration,
+}
+
+/// A namespace: one deployment among others.
+#[derive(Debug, Clone)]
+pub struct Namespace {
+    runtime: DistributedRuntime,
+    name: String,
+}
+
+/// A component: a kind of process with a role.
+#[derive(Debug, Clone)]
+pub struct Component {
+    runtime: DistributedRuntime,
+    namespace: String,
+    name: String,
+}
+
+/// An endpoint: what a component can be asked.
+#[derive(Debug, Clone)]
+pub struct Endpoint {
+    runtime: DistributedRuntime,
+    id: EndpointId,
+}
+
+// === impl DistributedRuntime ===
+
+impl DistributedRuntime {
+    /// A runtime of these parts. There is one per process (or per simulated process), because it
+    /// owns the process's discovery record.
+    pub fn new(
+        environment: Environment,
+        tasks: Tasks,
+        discovery: Arc<dyn Discovery>,
+        plane: Arc<dyn RequestPlane>,
+    ) -> Self {
+        Self {
+            parts: Arc::new(Parts {
+                announcer: Announcer::new(Arc::clone(&discovery)),
+                environment,
+                tasks,
+                discovery,
+                plane,
+                inhibited_duration: INHIBITED_DURATION,
+            }),
+        }
+    }
+
+    /// The same runtime, whose clients leave out unreachable instances for another time than
+    /// [`INHIBITED_DURATION`].
+    #[must_use]
+    pub fn with_inhibited_duration(&self, inhibited_duration: Duration) -> Self {
+        let parts = &self.parts;
+        Self {
+            parts: Arc::new(Parts {
+                environment: parts.environment.clone(),
+                tasks: parts.tasks.clone(),
+                discovery: Arc::clone(&parts.discovery),
+                plane: Arc::clone(&parts.plane),
+                announcer: parts.announcer.clone(),
+                inhibited_duration,
+            }),
+        }
+    }
+
+    /// The namespace of this name.
+    pub fn namespace(&self, name: &str) -> Result<Namespace, NameError> {
+        check_name("namespace", name)?;
+        Ok(Namespace {
+            runtime: self.clone(),
+            name: name.to_owned(),
+        })
+    }
+
+    /// The endpoint of this full name.
+    pub fn endpoint(&self, id: EndpointId) -> Endpoint {
+        Endpoint {
+            runtime: self.clone(),
+            id,
+        }
+    }
+
+    /// Sockets, clock, random numbers, compute threads.
+    pub fn environment(&self) -> &Environment {
+        &self.parts.environment
+    }
+
+    /// The process's tasks.
+    pub fn tasks(&self) -> &Tasks {
+        &self.parts.tasks
+    }
+
+    /// Who else lives.
+    pub fn discovery(&self) -> &Arc<dyn Discovery> {
+        &self.parts.discovery
+    }
+
+    /// How requests travel.
+    pub fn request_plane(&self) -> &Arc<dyn RequestPlane> {
+        &self.parts.plane
+    }
+
+    /// The owner of this process's discovery record: where cards and event channels go.
+    pub fn announcer(&self) -> &Announcer {
+        &self.parts.announcer
+    }
+
+    /// How long clients leave out an instance that cannot be reached.
+    pub fn inhibited_duration(&self) -> Duration {
+        self.parts.inhibited_duration
+    }
+}
+
+// === impl Namespace ===
+
+impl Namespace {
+    /// The component of this name.
+    pub fn component(&self, name: &str) -> Result<Component, NameError> {
+        check_name("component", name)?;
+        Ok(Component {
+            runtime: self.runtime.clone(),
+            namespace: self.name.clone(),
+            name: name.to_owned(),
+        })
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+// === impl Component ===
+
+impl Component {
+    /// Does nothing: a component exists by its name. Programs written for releases in which it
+    /// had to be created call this.
+    pub fn create_service(&self) {}
+
+    /// The endpoint of this name.
+    pub fn endpoint(&self, name: &str) -> Result<Endpoint, NameError> {
+        let id = EndpointId::new(&self.namespace, &self.name, name)?;
+        Ok(self.runtime.endpoint(id))
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+// === impl Endpoint ===
+
+impl Endpoint {
+    /// Its full name.
+    pub fn id(&self) -> &EndpointId {
+        &self.id
+    }
+
+    /// The runtime it belongs to.
+    pub fn runtime(&self) -> &DistributedRuntime {
+        &self.runtime
+    }
+
+    /// Serves the endpoint from this process: registers the handler with the request plane, then
+    /// announces the instance with `metadata`.
+    pub async fn serve_bytes(
+        &self,
+        handler: Arc<dyn Handler>,
+        metadata: Metadata,
+    ) -> Result<ServedEndpoint, ServeError> {
+        ServedEndpoint::start(self, handler, metadata).await
+    }
+
+    /// Serves the endpoint with requests and items as Rust types.
+    pub async fn serve<Req, Resp>(
+        &self,
+        handler: impl TypedHandler<Req, Resp>,
+        metadata: Metadata,
+    ) -> Result<ServedEndpoint, ServeError>
+    where
+        Req: serde::de::DeserializeOwned + Send + 'static,
+        Resp: StreamItem,
+    {
+        self.serve_bytes(typed::erase(handler), metadata).await
+    }
+
+    /// A client that follows the endpoint's instances from now on.
+    pub fn client(&self) -> Client {
+        Client::follow(self)
+    }
+
+    /// A client with requests and items as Rust types.
+    pub fn typed_client<Req, Resp>(&self) -> TypedClient<Req, Resp>
+    where
+        Req: serde::Serialize,
+        Resp: StreamItem,
+    {
+        TypedClient::new(self.client())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,7 @@
 
 pub mod artefact;
 pub mod component;
+pub mod config;
 pub mod discovery;
 pub mod environment;
 pub mod request_plane;

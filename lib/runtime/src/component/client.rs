@@ -1,0 +1,295 @@
+//! Follows an endpoint's instances and calls them.
+//!
+//! Who is asked is decided by [`Selection`]. A call that an instance did not take (unreachable,
+//! draining, full) goes to another one, a bounded number of times; once an instance has given an
+//! item, what happens to its stream is the caller's to handle.
+//!
+//! Invariants
+//! - Each try has an attempt number of its own, so that output of an instance that took a request
+//!   and was given up is recognised as stale.
+//! - A client that is dropped follows no more; streams it opened go on with what it knew.
+
+use super::Endpoint;
+use super::response::ResponseStream;
+use super::selection::{Instance, Selection};
+use crate::Tasks;
+use crate::discovery::{DiscoveryWatch, EndpointId, InstanceId, InstanceRecord, View};
+use crate::request_plane::{RequestHeader, TrafficClass};
+use bytes::Bytes;
+use dynamo_protocols::engine::RequestContext;
+use dynamo_protocols::{ErrorCode, RequestError};
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// A client of one endpoint. Dropping it ends its watch.
+#[derive(Debug)]
+pub struct Client {
+    shared: Arc<ClientShared>,
+    instances: watch::Receiver<Instances>,
+    tasks: Tasks,
+}
+
+/// What the client's streams need to ask another instance.
+#[derive(Debug)]
+pub(super) struct ClientShared {
+    endpoint: Endpoint,
+    selection: Mutex<Selection>,
+}
+
+/// The instances as last published, by id; `None` until discovery has said anything.
+type Instances = Option<Arc<[Instance]>>;
+
+/// Everything about a call but its body and who is asked.
+#[derive(Debug, Clone, Default)]
+pub struct Call {
+    /// The request it belongs to, and which attempt this is.
+    pub context: RequestContext,
+    /// Which of the client's choices the stream is, from 0.
+    pub choice: u32,
+    /// Position of the first item of the answer: what earlier attempts gave already.
+    pub start_position: u64,
+    /// When the caller loses interest.
+    pub deadline: Option<Instant>,
+    /// Which connections the call may share.
+    pub class: TrafficClass,
+}
+
+/// Why nobody could be asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClientError {
+    /// Nobody serves the endpoint, as far as discovery knows.
+    #[error("no instance of {0} is running: start one in the same namespace and discovery backend")]
+    NoInstances(EndpointId),
+    /// The instance that was asked for is not there.
+    #[error("{endpoint} has no instance {instance}")]
+    UnknownInstance {
+        /// The endpoint.
+        endpoint: EndpointId,
+        /// The instance.
+        instance: InstanceId,
+    },
+}
+
+/// How the instance of a call is chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Policy {
+    /// By lot.
+    Random,
+    /// In turn.
+    RoundRobin,
+    /// This one and no other.
+    Direct(InstanceId),
+}
+
+impl From<RequestContext> for Call {
+    fn from(context: RequestContext) -> Self {
+        Self {
+            context,
+            ..Self::default()
+        }
+    }
+}
+
+impl From<ClientError> for RequestError {
+    fn from(error: ClientError) -> Self {
+        Self::new(ErrorCode::WorkerUnreachable, error.to_string())
+    }
+}
+
+// === impl Client ===
+
+impl Client {
+    pub(super) fn follow(endpoint: &Endpoint) -> Self {
+        let runtime = endpoint.runtime();
+        let shared = Arc::new(ClientShared {
+            endpoint: endpoint.clone(),
+            selection: Mutex::default(),
+        });
+        let (sender, instances) = watch::channel(None);
+        let tasks = runtime.tasks().child();
+        let discovered = runtime.discovery().watch();
+        let follow = follow(Arc::clone(&shared), discovered, sender);
+        tasks.spawn_until_cancelled("endpoint client", follow);
+        Self {
+            shared,
+            instances,
+            tasks,
+        }
+    }
+
+    /// The endpoint it calls.
+    pub fn endpoint(&self) -> &EndpointId {
+        self.shared.endpoint.id()
+    }
+
+    /// Ids of the instances that live now, in order.
+    pub fn instance_ids(&self) -> Vec<InstanceId> {
+        let selection = self.shared.selection.lock();
+        selection.instances().map(|instance| instance.id).collect()
+    }
+
+    /// The instances that live now, by id.
+    pub fn instances(&self) -> Vec<Instance> {
+        self.shared.selection.lock().instances().collect()
+    }
+
+    /// Changes whenever the instances do; `None` until discovery has said anything.
+    pub fn watch_instances(&self) -> watch::Receiver<Option<Arc<[Instance]>>> {
+        self.instances.clone()
+    }
+
+    /// Waits until somebody serves the endpoint, and gives back who does.
+    pub async fn wait_for_instances(
+        &self,
+        deadline: Instant,
+    ) -> Result<Vec<InstanceId>, ClientError> {
+        let mut instances = self.instances.clone();
+        let some = |instances: &Instances| instances.as_ref().is_some_and(|all| !all.is_empty());
+        match tokio::time::timeout_at(deadline, instances.wait_for(some)).await {
+            Ok(Ok(_)) => Ok(self.instance_ids()),
+            Ok(Err(_)) | Err(_) => Err(ClientError::NoInstances(self.endpoint().clone())),
+        }
+    }
+
+    /// Calls an instance chosen by lot.
+    pub async fn random(
+        &self,
+        body: Bytes,
+        call: impl Into<Call>,
+    ) -> Result<ResponseStream, RequestError> {
+        self.call(Policy::Random, body, call).await
+    }
+
+    /// Calls the next instance in turn.
+    pub async fn round_robin(
+        &self,
+        body: Bytes,
+        call: impl Into<Call>,
+    ) -> Result<ResponseStream, RequestError> {
+        self.call(Policy::RoundRobin, body, call).await
+    }
+
+    /// Calls this instance and no other.
+    pub async fn direct(
+        &self,
+        instance: InstanceId,
+        body: Bytes,
+        call: impl Into<Call>,
+    ) -> Result<ResponseStream, RequestError> {
+        self.call(Policy::Direct(instance), body, call).await
+    }
+
+    /// Calls an instance chosen by the policy. The future resolves when the call is on its way.
+    pub async fn call(
+        &self,
+        policy: Policy,
+        body: Bytes,
+        call: impl Into<Call>,
+    ) -> Result<ResponseStream, RequestError> {
+        ResponseStream::open(Arc::clone(&self.shared), policy, body, call.into()).await
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.tasks.cancel();
+    }
+}
+
+// === impl ClientShared ===
+
+impl ClientShared {
+    /// Who is asked next; `asked` were asked already for this call.
+    pub(super) fn pick(&self, policy: Policy, asked: &[InstanceId]) -> Option<Instance> {
+        let now = Instant::now();
+        let mut selection = self.selection.lock();
+        match policy {
+            Policy::Random => {
+                let random = &self.endpoint.runtime().environment().random;
+                selection.random(now, asked, random.next_u64())
+            }
+            Policy::RoundRobin => selection.round_robin(now, asked),
+            Policy::Direct(id) if asked.is_empty() => selection.direct(id),
+            Policy::Direct(_) => None,
+        }
+    }
+
+    /// Sends the call to an instance.
+    pub(super) async fn send(
+        &self,
+        instance: &Instance,
+        body: Bytes,
+        call: &Call,
+    ) -> Result<crate::request_plane::ResponseStream, RequestError> {
+        let header = RequestHeader {
+            request_id: Arc::clone(&call.context.request_id),
+            attempt: call.context.attempt,
+            choice: call.choice,
+            endpoint: self.endpoint.id().clone(),
+            instance: instance.id,
+            start_position: call.start_position,
+            deadline: call.deadline,
+            traceparent: call.context.traceparent.clone(),
+            tracestate: call.context.tracestate.clone(),
+            class: call.class,
+        };
+        let plane = self.endpoint.runtime().request_plane();
+        plane.call(&instance.record.address, header, body).await
+    }
+
+    /// Remembers that an instance did not take a call.
+    pub(super) fn note_refusal(&self, instance: InstanceId, error: &RequestError) {
+        tracing::debug!(
+            endpoint = %self.endpoint.id(), instance_id = %instance, %error,
+            "an instance did not take a request"
+        );
+        // Who is full is not broken: leaving it out would send its share to others that are full.
+        if error.code != ErrorCode::NoCapacity {
+            let until = Instant::now() + self.endpoint.runtime().inhibited_duration();
+            self.selection.lock().leave_out(instance, until);
+        }
+    }
+
+    /// What to say when there is nobody to ask.
+    pub(super) fn nobody(&self, policy: Policy) -> ClientError {
+        let endpoint = self.endpoint.id().clone();
+        match policy {
+            Policy::Direct(instance) => ClientError::UnknownInstance { endpoint, instance },
+            Policy::Random | Policy::RoundRobin => ClientError::NoInstances(endpoint),
+        }
+    }
+
+    /// Takes the instances that live now, and tells the client's watchers of a change.
+    fn publish(&self, view: &View, sender: &watch::Sender<Instances>) {
+        let instances: BTreeMap<InstanceId, Arc<InstanceRecord>> = view
+            .instances(self.endpoint.id())
+            .map(|(id, record)| (id, Arc::new(record.clone())))
+            .collect();
+        let mut selection = self.selection.lock();
+        selection.replace(instances);
+        let all: Arc<[Instance]> = selection.instances().collect();
+        drop(selection);
+        sender.send_if_modified(|published| {
+            let changed = published.as_ref() != Some(&all);
+            *published = Some(all);
+            changed
+        });
+    }
+}
+
+/// Keeps the client's selection like discovery, until cancelled.
+async fn follow(
+    shared: Arc<ClientShared>,
+    mut discovered: DiscoveryWatch,
+    sender: watch::Sender<Instances>,
+) {
+    let mut view = View::default();
+    while let Some(event) = discovered.next().await {
+        view.apply(event);
+        shared.publish(&view, &sender);
+    }
+}

@@ -1,0 +1,137 @@
+//! An endpoint's instance in this process, from its start to the end of its last stream.
+//!
+//! Registered before it is announced, so that nobody is sent to a door that is not there; and
+//! withdrawn before it refuses, so that new requests go elsewhere by themselves. Those that still
+//! come are refused in a way that lets the caller ask another instance.
+
+use super::{Announcer, Endpoint};
+use crate::Tasks;
+use crate::discovery::{
+    DiscoveryError, EndpointId, InstanceId, InstanceRecord, Metadata, ProtocolVersions,
+};
+use crate::request_plane::handlers::AlreadyServed;
+use crate::request_plane::{Handler, MAX_PROTOCOL_VERSION, MIN_PROTOCOL_VERSION, Registration};
+use std::sync::Arc;
+
+/// An endpoint that this process serves. Dropping it refuses at once and withdraws in the
+/// background; streams that are open go on. [`ServedEndpoint::drain`] waits for them.
+#[derive(Debug)]
+pub struct ServedEndpoint {
+    endpoint: EndpointId,
+    instance: InstanceId,
+    announcer: Announcer,
+    registration: Registration,
+    tasks: Tasks,
+    withdrawn: bool,
+}
+
+/// Why an endpoint could not be served.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// This process serves it already.
+    #[error(transparent)]
+    AlreadyServed(#[from] AlreadyServed),
+    /// Discovery did not announce it.
+    #[error("cannot announce {endpoint}: {source}")]
+    Announce {
+        /// The endpoint.
+        endpoint: EndpointId,
+        /// What discovery said.
+        source: DiscoveryError,
+    },
+}
+
+impl ServedEndpoint {
+    pub(super) async fn start(
+        endpoint: &Endpoint,
+        handler: Arc<dyn Handler>,
+        metadata: Metadata,
+    ) -> Result<Self, ServeError> {
+        let (runtime, id) = (endpoint.runtime(), endpoint.id());
+        let plane = runtime.request_plane();
+        let registration = plane.handlers().register(id.clone(), handler)?;
+        let record = InstanceRecord {
+            endpoint: id.clone(),
+            address: plane.address().to_owned(),
+            metadata,
+        };
+        let announcer = runtime.announcer().clone();
+        let announced = announcer
+            .update(|process| {
+                process.protocol = ProtocolVersions {
+                    min: MIN_PROTOCOL_VERSION,
+                    max: MAX_PROTOCOL_VERSION,
+                };
+                process
+                    .instances
+                    .retain(|other| other.endpoint != record.endpoint);
+                process.instances.push(record);
+            })
+            .await;
+        match announced {
+            Ok(instance) => {
+                registration.set_instance(instance);
+                Ok(Self {
+                    endpoint: id.clone(),
+                    instance,
+                    announcer,
+                    registration,
+                    tasks: runtime.tasks().clone(),
+                    withdrawn: false,
+                })
+            }
+            Err(source) => {
+                // An unavailable backend would announce it later: nobody serves it then.
+                drop(announcer.remove_instance(id).await);
+                Err(ServeError::Announce {
+                    endpoint: id.clone(),
+                    source,
+                })
+            }
+        }
+    }
+
+    /// The endpoint.
+    pub fn endpoint(&self) -> &EndpointId {
+        &self.endpoint
+    }
+
+    /// This process's instance of it.
+    pub fn instance(&self) -> InstanceId {
+        self.instance
+    }
+
+    /// Withdraws the instance, refuses new requests, and waits for the open streams to end. The
+    /// caller bounds the wait.
+    pub async fn drain(mut self) {
+        self.withdrawn = true;
+        withdraw(&self.announcer, &self.endpoint).await;
+        self.registration.refuse_new();
+        self.registration.idle().await;
+    }
+}
+
+impl Drop for ServedEndpoint {
+    fn drop(&mut self) {
+        if self.withdrawn {
+            return;
+        }
+        if tokio::runtime::Handle::try_current().is_err() {
+            // The process is ending, and its record ends with it.
+            return;
+        }
+        let (announcer, endpoint) = (self.announcer.clone(), self.endpoint.clone());
+        self.tasks
+            .spawn_until_cancelled("withdraw endpoint", async move {
+                withdraw(&announcer, &endpoint).await;
+            });
+    }
+}
+
+async fn withdraw(announcer: &Announcer, endpoint: &EndpointId) {
+    if let Err(error) = announcer.remove_instance(endpoint).await {
+        // The backend withdraws it when it is back; until then callers are refused and go on.
+        tracing::warn!(%endpoint, %error, "could not withdraw an endpoint now");
+    }
+}

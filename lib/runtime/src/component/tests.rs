@@ -1,0 +1,384 @@
+//! The object model over an in-process plane, where refusals and lost processes can be arranged.
+
+use super::typed::HandlerStream;
+use super::{ClientError, DistributedRuntime, Endpoint};
+use crate::discovery::mem::MemRegistry;
+use crate::discovery::{EndpointId, Metadata};
+use crate::request_plane::{
+    Handlers, IncomingRequest, ItemStream, ReceiveItems, ReceivedRawItem, RequestHeader,
+    RequestPlane, ResponseStream,
+};
+use crate::{Environment, Tasks};
+use bytes::Bytes;
+use dynamo_protocols::engine::RequestContext;
+use dynamo_protocols::{ErrorCode, RequestError};
+use futures_core::future::BoxFuture;
+use futures_util::{FutureExt, StreamExt, stream};
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Every process of a test, by address.
+#[derive(Clone, Default)]
+struct Net(Arc<Mutex<BTreeMap<String, Handlers>>>);
+
+/// Calls other processes' handlers directly.
+struct LocalPlane {
+    net: Net,
+    address: String,
+    handlers: Handlers,
+}
+
+impl fmt::Debug for LocalPlane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.address)
+    }
+}
+
+impl RequestPlane for LocalPlane {
+    fn handlers(&self) -> &Handlers {
+        &self.handlers
+    }
+
+    fn address(&self) -> &str {
+        &self.address
+    }
+
+    fn call<'a>(
+        &'a self,
+        address: &'a str,
+        header: RequestHeader,
+        body: Bytes,
+    ) -> BoxFuture<'a, Result<ResponseStream, RequestError>> {
+        let called = self.net.0.lock().get(address).cloned();
+        Box::pin(async move {
+            let called = called.ok_or_else(|| {
+                RequestError::new(ErrorCode::WorkerUnreachable, "cut off by a test")
+            })?;
+            let position = header.start_position;
+            let request = IncomingRequest { header, body };
+            let items = called
+                .dispatch(request)
+                .await
+                .unwrap_or_else(|refusal| Box::pin(stream::iter([Err(refusal)])));
+            Ok(ResponseStream::new(
+                Box::new(Numbered { items, position }),
+                position,
+            ))
+        })
+    }
+}
+
+/// Numbers the items of a handler.
+struct Numbered {
+    items: ItemStream,
+    position: u64,
+}
+
+impl ReceiveItems for Numbered {
+    fn poll_item(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<ReceivedRawItem, RequestError>>> {
+        let item = ready!(self.items.poll_next_unpin(context));
+        Poll::Ready(item.map(|item| {
+            let item = item?;
+            let position = self.position;
+            self.position += u64::from(item.positions);
+            Ok(ReceivedRawItem {
+                position,
+                positions: item.positions,
+                payload: item.payload,
+            })
+        }))
+    }
+}
+
+/// Processes that share discovery and network.
+#[derive(Default)]
+struct Cluster {
+    registry: MemRegistry,
+    net: Net,
+    started: u32,
+}
+
+impl Cluster {
+    fn new() -> Self {
+        Self {
+            registry: MemRegistry::new(),
+            ..Self::default()
+        }
+    }
+
+    /// Starts a process and gives back its endpoint `ns.comp.ep`.
+    fn start(&mut self) -> (Endpoint, String) {
+        self.started += 1;
+        let address = format!("local://{}", self.started);
+        let handlers = Handlers::new();
+        self.net.0.lock().insert(address.clone(), handlers.clone());
+        let discovery = self.registry.join();
+        let plane = LocalPlane {
+            net: self.net.clone(),
+            address: address.clone(),
+            handlers,
+        };
+        let runtime = DistributedRuntime::new(
+            Environment::system(),
+            Tasks::root(),
+            Arc::new(discovery),
+            Arc::new(plane),
+        );
+        let component = runtime.namespace("ns").unwrap().component("comp").unwrap();
+        (component.endpoint("ep").unwrap(), address)
+    }
+
+    /// Takes a process off the network, while discovery still shows it.
+    fn cut(&self, address: &str) -> Handlers {
+        self.net.0.lock().remove(address).unwrap()
+    }
+
+    /// Brings it back.
+    fn mend(&self, address: &str, handlers: Handlers) {
+        self.net.0.lock().insert(address.to_owned(), handlers);
+    }
+}
+
+type Answer = BoxFuture<'static, Result<HandlerStream<String>, RequestError>>;
+
+/// Answers with its name, the request and the attempt.
+fn answer(name: &'static str) -> impl Fn(String, RequestHeader) -> Answer + Send + Sync + 'static {
+    answer_unless_full(name, Arc::default())
+}
+
+fn answer_unless_full(
+    name: &'static str,
+    full: Arc<AtomicBool>,
+) -> impl Fn(String, RequestHeader) -> Answer + Send + Sync + 'static {
+    move |request, header| {
+        if full.load(Ordering::SeqCst) {
+            let refusal = RequestError::new(ErrorCode::NoCapacity, "full by a test");
+            return std::future::ready(Err(refusal)).boxed();
+        }
+        let items = [name.to_owned(), request, header.attempt.to_string()].map(Ok);
+        let items: HandlerStream<String> = Box::pin(stream::iter(items));
+        std::future::ready(Ok(items)).boxed()
+    }
+}
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(30)
+}
+
+type TestClient = super::TypedClient<String, String>;
+
+/// A client that knows `count` instances.
+async fn client_of(endpoint: &Endpoint, count: usize) -> TestClient {
+    let client: TestClient = endpoint.typed_client();
+    let mut instances = client.untyped().watch_instances();
+    let enough = instances.wait_for(|all| all.as_ref().is_some_and(|all| all.len() == count));
+    enough.await.unwrap();
+    client
+}
+
+/// The name of the instance that answers the next call, and the attempt it took.
+async fn who(client: &TestClient) -> (String, String) {
+    let stream = client
+        .round_robin(&"hello".to_owned(), RequestContext::default())
+        .await
+        .unwrap();
+    let mut stream = stream;
+    let items: Vec<String> = stream.by_ref().map(Result::unwrap).collect().await;
+    assert_eq!(items[1], "hello");
+    assert_eq!(items[2], stream.attempt().to_string());
+    (items[0].clone(), items[2].clone())
+}
+
+#[tokio::test]
+async fn calls_reach_the_instances_in_turn_and_the_one_asked_for() {
+    let mut cluster = Cluster::new();
+    let (a, b, caller) = (cluster.start().0, cluster.start().0, cluster.start().0);
+    let served_a = a.serve(answer("a"), Metadata::new()).await.unwrap();
+    let served_b = b.serve(answer("b"), Metadata::new()).await.unwrap();
+    let client = client_of(&caller, 2).await;
+    let ids = client.untyped().instance_ids();
+    assert_eq!(ids, [served_a.instance(), served_b.instance()]);
+    let turns = [
+        who(&client).await.0,
+        who(&client).await.0,
+        who(&client).await.0,
+    ];
+    assert_eq!(turns, ["a", "b", "a"]);
+    let direct = client
+        .direct(ids[1], &String::new(), RequestContext::default())
+        .await
+        .unwrap();
+    assert_eq!(direct.instance(), served_b.instance());
+}
+
+#[tokio::test]
+async fn endpoints_of_one_process_share_its_record() {
+    let mut cluster = Cluster::new();
+    let (one, _) = cluster.start();
+    let other = EndpointId::new("ns", "comp", "other").unwrap();
+    let other = one.runtime().endpoint(other);
+    let first = one.serve(answer("one"), Metadata::new()).await.unwrap();
+    let second = other.serve(answer("two"), Metadata::new()).await.unwrap();
+    assert_eq!(first.instance(), second.instance());
+    client_of(&one, 1).await;
+    first.drain().await;
+    client_of(&one, 0).await;
+    client_of(&other, 1).await;
+}
+
+#[tokio::test]
+async fn an_unreachable_instance_is_left_out_and_the_call_goes_elsewhere() {
+    let mut cluster = Cluster::new();
+    let ((a, lost), (b, _), (caller, _)) = (cluster.start(), cluster.start(), cluster.start());
+    let _served_a = a.serve(answer("a"), Metadata::new()).await.unwrap();
+    let _served_b = b.serve(answer("b"), Metadata::new()).await.unwrap();
+    let client = client_of(&caller, 2).await;
+    cluster.cut(&lost);
+    // The first call finds out, as its attempt says; the next ones do not ask again.
+    assert_eq!(who(&client).await, ("b".to_owned(), "1".to_owned()));
+    assert_eq!(who(&client).await, ("b".to_owned(), "0".to_owned()));
+    assert_eq!(who(&client).await, ("b".to_owned(), "0".to_owned()));
+}
+
+#[tokio::test]
+async fn the_only_instance_is_asked_again_although_it_was_unreachable() {
+    let mut cluster = Cluster::new();
+    let ((a, lost), (caller, _)) = (cluster.start(), cluster.start());
+    let _served = a.serve(answer("a"), Metadata::new()).await.unwrap();
+    let client = client_of(&caller, 1).await;
+    let handlers = cluster.cut(&lost);
+    let error = client
+        .random(&String::new(), RequestContext::default())
+        .await
+        .unwrap_err();
+    assert_eq!(error.code, ErrorCode::WorkerUnreachable);
+    cluster.mend(&lost, handlers);
+    assert_eq!(who(&client).await.0, "a");
+}
+
+#[tokio::test]
+async fn an_instance_that_is_full_is_passed_over_and_not_left_out() {
+    let mut cluster = Cluster::new();
+    let ((a, _), (b, _), (caller, _)) = (cluster.start(), cluster.start(), cluster.start());
+    let full = Arc::new(AtomicBool::new(true));
+    let handler = answer_unless_full("a", Arc::clone(&full));
+    let _served_a = a.serve(handler, Metadata::new()).await.unwrap();
+    let _served_b = b.serve(answer("b"), Metadata::new()).await.unwrap();
+    let client = client_of(&caller, 2).await;
+    assert_eq!(who(&client).await.0, "b");
+    full.store(false, Ordering::SeqCst);
+    assert_eq!(who(&client).await.0, "a");
+}
+
+#[tokio::test]
+async fn a_drain_withdraws_refuses_and_waits_for_open_streams() {
+    let mut cluster = Cluster::new();
+    let ((worker, _), (caller, _)) = (cluster.start(), cluster.start());
+    let served = worker.serve(answer("a"), Metadata::new()).await.unwrap();
+    let client = client_of(&caller, 1).await;
+    let id = served.instance();
+    let mut open = client
+        .direct(id, &"hello".to_owned(), RequestContext::default())
+        .await
+        .unwrap();
+    let mut drain = Box::pin(served.drain());
+    assert!(drain.as_mut().now_or_never().is_none());
+    // The client did not hear of the withdrawal yet: its call is refused in a retriable way.
+    let mut refused = client
+        .direct(id, &String::new(), RequestContext::default())
+        .await
+        .unwrap();
+    let refused = refused.next().await.unwrap().unwrap_err();
+    assert_eq!(refused.code, ErrorCode::Draining);
+    assert!(refused.code.may_retry_elsewhere());
+    assert_eq!(open.next().await, Some(Ok("a".to_owned())));
+    drop(open);
+    drain.await;
+    client_of(&caller, 0).await;
+}
+
+#[tokio::test]
+async fn a_dropped_endpoint_is_withdrawn() {
+    let mut cluster = Cluster::new();
+    let ((worker, _), (caller, _)) = (cluster.start(), cluster.start());
+    let served = worker.serve(answer("a"), Metadata::new()).await.unwrap();
+    client_of(&caller, 1).await;
+    drop(served);
+    client_of(&caller, 0).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiting_for_instances_ends_at_the_deadline_with_an_error_that_helps() {
+    let mut cluster = Cluster::new();
+    let (caller, _) = cluster.start();
+    let client = caller.client();
+    let error = client.wait_for_instances(soon()).await.unwrap_err();
+    assert_eq!(error, ClientError::NoInstances(caller.id().clone()));
+    let error = client
+        .random(Bytes::new(), RequestContext::default())
+        .await
+        .unwrap_err();
+    assert_eq!(error.code, ErrorCode::WorkerUnreachable);
+    assert!(error.message.contains("dyn://ns.comp.ep"), "{error}");
+}
+
+#[tokio::test]
+async fn instances_that_come_later_end_the_wait() {
+    let mut cluster = Cluster::new();
+    let ((worker, _), (caller, _)) = (cluster.start(), cluster.start());
+    let client = caller.client();
+    let (waited, served) = tokio::join!(
+        client.wait_for_instances(soon()),
+        worker.serve(answer("a"), Metadata::new()),
+    );
+    assert_eq!(waited.unwrap(), [served.unwrap().instance()]);
+}
+
+#[tokio::test]
+async fn an_outage_of_discovery_keeps_calls_going() {
+    let mut cluster = Cluster::new();
+    let ((worker, _), (caller, _)) = (cluster.start(), cluster.start());
+    let _served = worker.serve(answer("a"), Metadata::new()).await.unwrap();
+    let client = client_of(&caller, 1).await;
+    cluster.registry.set_available(false);
+    assert_eq!(who(&client).await.0, "a");
+    assert_eq!(client.untyped().instance_ids().len(), 1);
+}
+
+#[tokio::test]
+async fn serving_fails_loudly_when_it_cannot_be_announced() {
+    let mut cluster = Cluster::new();
+    let ((worker, _), (caller, _)) = (cluster.start(), cluster.start());
+    cluster.registry.set_available(false);
+    let failed = worker.serve(answer("a"), Metadata::new()).await;
+    let message = failed.unwrap_err().to_string();
+    assert!(message.contains("dyn://ns.comp.ep"), "{message}");
+    // It is not announced behind the caller's back when the backend returns.
+    cluster.registry.set_available(true);
+    client_of(&caller, 0).await;
+}
+
+#[tokio::test]
+async fn bytes_that_are_no_request_are_refused() {
+    let mut cluster = Cluster::new();
+    let ((worker, _), (caller, _)) = (cluster.start(), cluster.start());
+    let _served = worker.serve(answer("a"), Metadata::new()).await.unwrap();
+    let client = client_of(&caller, 1).await;
+    let garbage = Bytes::from_static(&[0xc1, 0xff]);
+    let mut refused = client
+        .untyped()
+        .random(garbage, RequestContext::default())
+        .await
+        .unwrap();
+    let refused = refused.next().await.unwrap().unwrap_err();
+    assert_eq!(refused.code, ErrorCode::WorkerProtocol);
+}

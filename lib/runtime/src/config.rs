@@ -1,0 +1,113 @@
+//! The runtime's options, each declared here and nowhere else.
+//!
+//! Defaults are kind to one machine: discovery in a folder, everything on loopback, no status
+//! server. Nothing here reads the environment: the binary's loader does, once.
+
+use crate::component::INHIBITED_DURATION;
+use crate::discovery::endpoint_id::DEFAULT_NAMESPACE;
+use crate::shutdown::DEFAULT_DRAIN_TIMEOUT;
+use dynamo_config::{choices, options};
+use std::path::PathBuf;
+use std::time::Duration;
+
+choices! {
+    /// Where processes find each other.
+    pub enum DiscoveryBackend {
+        /// A folder on this machine; needs nothing running.
+        File = "file",
+        /// Within this process alone.
+        Mem = "mem",
+    }
+}
+
+choices! {
+    /// How requests travel to workers.
+    pub enum RequestPlaneKind {
+        /// Direct connections between the processes.
+        Tcp = "tcp",
+    }
+}
+
+choices! {
+    /// How log lines look.
+    pub enum LogFormat {
+        /// For people.
+        Readable = "readable" | "pretty",
+        /// One JSON object per line.
+        Jsonl = "jsonl" | "json",
+    }
+}
+
+options! {
+    /// What a process needs to take its place among the others.
+    pub struct RuntimeOptions("runtime") {
+        /// Namespace of this process's components: one deployment among others.
+        namespace: String = DEFAULT_NAMESPACE.to_owned(), env = "DYN_NAMESPACE";
+        /// Where processes find each other.
+        discovery_backend: DiscoveryBackend = DiscoveryBackend::File,
+            env = "DYN_DISCOVERY_BACKEND", deprecated = "--store-kv";
+        /// Folder of the `file` discovery backend, this user's own and closed to others. If not
+        /// given: `dynamo` in `$XDG_RUNTIME_DIR`, or `dynamo-UID` in the folder for temporary files.
+        file_kv: Option<PathBuf> = None, env = "DYN_FILE_KV";
+        /// How requests travel to workers.
+        request_plane: RequestPlaneKind = RequestPlaneKind::Tcp, env = "DYN_REQUEST_PLANE";
+        /// Address the request plane listens on. Other machines reach only what does not listen on
+        /// loopback.
+        tcp_host: String = "127.0.0.1".to_owned(), env = "DYN_TCP_RPC_HOST";
+        /// Port the request plane listens on; 0 takes a free one.
+        tcp_port: u16 = 0, env = "DYN_TCP_RPC_PORT";
+        /// Host that others reach this process by. If not given: the address it listens on.
+        tcp_advertise_host: Option<String> = None, env = "DYN_TCP_ADVERTISE_HOST";
+        /// How long work in flight may take to end after SIGTERM; then it is cut off.
+        drain_timeout: Duration = DEFAULT_DRAIN_TIMEOUT, env = "DYN_DRAIN_TIMEOUT";
+        /// How long an instance that could not be reached is left out, unless it is the only one.
+        inhibited_duration: Duration = INHIBITED_DURATION, env = "DYN_INHIBITED_DURATION";
+        /// Address the system status server listens on.
+        system_host: String = "127.0.0.1".to_owned(), env = "DYN_SYSTEM_HOST";
+        /// Port of the system status server: -1 for none, 0 for a free one.
+        system_port: i32 = -1, env = "DYN_SYSTEM_PORT", range = -1..=65_535;
+        /// What to log: a level, or levels by module as in `info,dynamo_runtime=debug`.
+        log_level: String = "info".to_owned(), env = "DYN_LOG";
+        /// How log lines look.
+        log_format: LogFormat = LogFormat::Readable, env = "DYN_LOGGING_CONSOLE_FORMAT";
+        /// Export traces with OTLP.
+        otel_export: bool = false, env = "OTEL_EXPORT_ENABLED";
+        /// Where traces are exported to, with OTLP over HTTP.
+        otel_endpoint: String = "http://127.0.0.1:4318".to_owned(),
+            env = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", env = "OTEL_EXPORTER_OTLP_ENDPOINT";
+        /// Share of the traces that begin here to export, from 0 to 1.
+        otel_sample_ratio: f64 = 1.0, env = "OTEL_TRACES_SAMPLE_RATIO", range = 0.0..=1.0;
+        /// Name of the service that exported traces are of.
+        otel_service_name: String = "dynamo".to_owned(), env = "OTEL_SERVICE_NAME";
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dynamo_config::{Schema, Sources};
+
+    #[test]
+    fn the_declarations_are_consistent() {
+        let schema = Schema::new().with::<RuntimeOptions>();
+        assert_eq!(schema.check(), [""; 0]);
+    }
+
+    #[test]
+    fn the_names_that_users_know_are_read() {
+        let schema = Schema::new().with::<RuntimeOptions>();
+        let environment = [
+            ("DYN_DISCOVERY_BACKEND", "mem"),
+            ("DYN_FILE_KV", "/run/discovery"),
+            ("DYN_SYSTEM_PORT", "0"),
+            ("DYN_LOGGING_CONSOLE_FORMAT", "jsonl"),
+        ];
+        let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let resolved = schema.resolve(&Sources::new().env(environment)).unwrap();
+        let options: &RuntimeOptions = resolved.get();
+        assert_eq!(options.discovery_backend, DiscoveryBackend::Mem);
+        assert_eq!(options.file_kv, Some(PathBuf::from("/run/discovery")));
+        assert_eq!(options.system_port, 0);
+        assert_eq!(options.log_format, LogFormat::Jsonl);
+    }
+}

@@ -1,0 +1,273 @@
+//! The `tcp` backend: one multiplexed connection per peer and traffic class.
+//!
+//! This file owns the listener's life, the pool of outgoing connections and the heartbeat that
+//! both sides share. Frames are in [`super::frame`], a connection's two sides in `tcp_server` and
+//! `tcp_client`.
+//!
+//! Invariants
+//! - There is at most one connection to a peer per class; calls that come while it is being made
+//!   wait for it, and fail with it.
+//! - A connection that ended is replaced by the next call, never by a background loop: who calls
+//!   decides whether and when to try again.
+
+use super::frame;
+use super::handlers::Handlers;
+use super::handshake::ConnectionError;
+use super::liveness::{Liveness, PING_INTERVAL, Verdict};
+use super::outbox::Outbox;
+use super::tcp_client::{ClientConnection, NotUsable};
+use super::{RequestHeader, RequestPlane, ResponseStream, TrafficClass, tcp_server};
+use crate::{Environment, Tasks};
+use bytes::Bytes;
+use dynamo_protocols::{ErrorCode, RequestError};
+use futures_core::future::BoxFuture;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use tokio::time::Instant;
+
+/// The transport's name in addresses.
+const SCHEME: &str = "tcp://";
+
+/// Peers to remember before those without a connection are forgotten: workers come back under
+/// new ports, and a long life must not collect the old ones.
+const REMEMBERED_PEERS: usize = 1024;
+
+/// Connections to try for one call: one that was pooled and turned out dead, and a new one.
+const CONNECTIONS_PER_CALL: usize = 2;
+
+/// Where the backend listens and how others reach it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TcpPlaneOptions {
+    /// Address to listen on.
+    pub host: String,
+    /// Port to listen on; 0 takes a free one.
+    pub port: u16,
+    /// Host that others reach this process by, if it is not the one listened on.
+    pub advertise_host: Option<String>,
+}
+
+impl Default for TcpPlaneOptions {
+    fn default() -> Self {
+        Self {
+            host: "127.0.0.1".to_owned(),
+            port: 0,
+            advertise_host: None,
+        }
+    }
+}
+
+/// Why the backend could not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TcpPlaneError {
+    /// The address cannot be listened on.
+    #[error(
+        "cannot listen on {address} for requests: {source}; choose another --tcp-port (0 takes a free one)"
+    )]
+    Bind {
+        /// The address.
+        address: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Listening on every interface says nothing about how others get here.
+    #[error(
+        "listening on {0} does not say how others reach this process; give --tcp-advertise-host"
+    )]
+    NoAdvertiseHost(SocketAddr),
+}
+
+/// The `tcp` request plane of one process. Cheap to clone; clones are the same plane.
+#[derive(Debug, Clone)]
+pub struct TcpPlane {
+    parts: Arc<Parts>,
+}
+
+#[derive(Debug)]
+struct Parts {
+    environment: Environment,
+    tasks: Tasks,
+    handlers: Handlers,
+    address: String,
+    peers: Mutex<BTreeMap<(String, TrafficClass), Arc<Peer>>>,
+}
+
+/// The place of one outgoing connection.
+#[derive(Debug, Default)]
+struct Peer {
+    connecting: tokio::sync::Mutex<Option<Failed>>,
+    connection: Mutex<Option<Arc<ClientConnection>>>,
+}
+
+/// The last attempt to connect, for those who waited for it.
+#[derive(Debug, Clone)]
+struct Failed {
+    at: Instant,
+    error: RequestError,
+}
+
+impl TcpPlane {
+    /// Listens, and serves what is registered, until `tasks` are cancelled.
+    pub async fn bind(
+        environment: Environment,
+        tasks: Tasks,
+        options: &TcpPlaneOptions,
+    ) -> Result<Self, TcpPlaneError> {
+        let wanted = format!("{}:{}", options.host, options.port);
+        let bind_error = |source| TcpPlaneError::Bind {
+            address: wanted.clone(),
+            source,
+        };
+        let listener = environment
+            .network
+            .bind(&wanted)
+            .await
+            .map_err(bind_error)?;
+        let bound = listener.local_addr().map_err(bind_error)?;
+        let address = match &options.advertise_host {
+            Some(host) => format!("{SCHEME}{host}:{}", bound.port()),
+            None if bound.ip().is_unspecified() => {
+                return Err(TcpPlaneError::NoAdvertiseHost(bound));
+            }
+            None => format!("{SCHEME}{bound}"),
+        };
+        let handlers = Handlers::new();
+        tasks.spawn(
+            "request plane listener",
+            tcp_server::serve(listener, handlers.clone(), tasks.child()),
+        );
+        Ok(Self {
+            parts: Arc::new(Parts {
+                environment,
+                tasks,
+                handlers,
+                address,
+                peers: Mutex::default(),
+            }),
+        })
+    }
+
+    async fn open(
+        &self,
+        address: &str,
+        header: RequestHeader,
+        body: Bytes,
+    ) -> Result<ResponseStream, RequestError> {
+        let Some(host) = address.strip_prefix(SCHEME) else {
+            return Err(RequestError::new(
+                ErrorCode::WorkerUnreachable,
+                format!("{address} is not an address of the tcp request plane"),
+            ));
+        };
+        let peer = self.peer(host, header.class);
+        for _ in 0..CONNECTIONS_PER_CALL {
+            let connection = self.connection(&peer, host, header.class).await?;
+            match connection.open(&header, &body).await {
+                Ok(answer) => return Ok(ResponseStream::new(answer?, header.start_position)),
+                Err(NotUsable) => {}
+            }
+        }
+        Err(RequestError::new(
+            ErrorCode::WorkerUnreachable,
+            format!("the worker at {address} closes its connections"),
+        ))
+    }
+
+    fn peer(&self, host: &str, class: TrafficClass) -> Arc<Peer> {
+        let mut peers = self.parts.peers.lock();
+        if let Some(peer) = peers.get(&(host.to_owned(), class)) {
+            return Arc::clone(peer);
+        }
+        if peers.len() >= REMEMBERED_PEERS {
+            peers.retain(|_, peer| Arc::strong_count(peer) > 1 || peer.usable().is_some());
+        }
+        Arc::clone(peers.entry((host.to_owned(), class)).or_default())
+    }
+
+    async fn connection(
+        &self,
+        peer: &Peer,
+        host: &str,
+        class: TrafficClass,
+    ) -> Result<Arc<ClientConnection>, RequestError> {
+        if let Some(connection) = peer.usable() {
+            return Ok(connection);
+        }
+        let waiting_since = Instant::now();
+        let mut last = peer.connecting.lock().await;
+        // Somebody else may have connected, or failed to, while this call waited.
+        if let Some(connection) = peer.usable() {
+            return Ok(connection);
+        }
+        if let Some(failed) = last.as_ref().filter(|failed| failed.at > waiting_since) {
+            return Err(failed.error.clone());
+        }
+        let Parts {
+            environment, tasks, ..
+        } = &*self.parts;
+        match ClientConnection::connect(environment, tasks, host, class).await {
+            Ok(connection) => {
+                *last = None;
+                *peer.connection.lock() = Some(Arc::clone(&connection));
+                Ok(connection)
+            }
+            Err(error) => {
+                *last = Some(Failed {
+                    at: Instant::now(),
+                    error: error.clone(),
+                });
+                Err(error)
+            }
+        }
+    }
+}
+
+impl RequestPlane for TcpPlane {
+    fn handlers(&self) -> &Handlers {
+        &self.parts.handlers
+    }
+
+    fn address(&self) -> &str {
+        &self.parts.address
+    }
+
+    fn call<'a>(
+        &'a self,
+        address: &'a str,
+        header: RequestHeader,
+        body: Bytes,
+    ) -> BoxFuture<'a, Result<ResponseStream, RequestError>> {
+        Box::pin(self.open(address, header, body))
+    }
+}
+
+impl Peer {
+    fn usable(&self) -> Option<Arc<ClientConnection>> {
+        let connection = self.connection.lock();
+        connection.as_ref().filter(|it| it.is_usable()).cloned()
+    }
+}
+
+/// Pings the peer at each interval until it has been silent for too long.
+pub(super) async fn keep_alive(outbox: &Outbox, heard: &Mutex<Instant>) -> ConnectionError {
+    let mut liveness = Liveness::new(Instant::now());
+    for nonce in 0_u64.. {
+        tokio::time::sleep(PING_INTERVAL).await;
+        let last_heard = *heard.lock();
+        match liveness.tick(Instant::now(), last_heard) {
+            Verdict::Gone => return ConnectionError::Silent,
+            Verdict::Ping => {
+                if outbox
+                    .put_control(|out| frame::put_ping(out, nonce))
+                    .is_err()
+                {
+                    return ConnectionError::NotReading;
+                }
+            }
+        }
+    }
+    ConnectionError::Silent
+}

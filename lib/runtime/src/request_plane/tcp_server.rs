@@ -1,0 +1,222 @@
+//! The serving side of the tcp backend: accepts connections, reads calls, runs their streams.
+//!
+//! Invariants
+//! - A connection that breaks the protocol is closed and its streams are dropped; the others do
+//!   not notice.
+//! - Connections and streams per connection are bounded; what is over is refused in a way that
+//!   callers retry elsewhere.
+
+use super::frame::{self, Frame, WireHeader};
+use super::handlers::Handlers;
+use super::handshake::{BULK_FEATURE, ConnectionError, FrameReader, Greeted, greet};
+use super::outbox::Outbox;
+use super::server_stream::ServerStream;
+use super::tcp::keep_alive;
+use super::{IncomingRequest, TrafficClass};
+use crate::Tasks;
+use crate::environment::{Connection, Listener};
+use bytes::Bytes;
+use dynamo_protocols::{ErrorCode, RequestError};
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+/// Connections a process takes: two (tokens and bulk) from each of hundreds of frontends.
+const MAX_CONNECTIONS: usize = 1024;
+
+/// Streams one connection may carry at once. A frontend that has more in flight to one worker
+/// than this is better refused: no engine batches that many.
+const MAX_STREAMS_PER_CONNECTION: usize = 4096;
+
+/// Pause after a failed accept (out of file descriptors, say), so that it does not spin.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+
+/// How long a connection of a stopping process may take to write what is left: one high-water
+/// mark's worth takes milliseconds to a peer that reads.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// When a caller that was refused for lack of room may try again.
+const RETRY_AFTER_FULL: Duration = Duration::from_secs(1);
+
+/// Accepts connections until its tasks are cancelled.
+pub(super) async fn serve(listener: Box<dyn Listener>, handlers: Handlers, tasks: Tasks) {
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let accepted = match tasks
+            .cancellation()
+            .run_until_cancelled(listener.accept())
+            .await
+        {
+            None => return,
+            Some(accepted) => accepted,
+        };
+        let (connection, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "accepting a request plane connection failed");
+                tokio::time::sleep(ACCEPT_BACKOFF).await;
+                continue;
+            }
+        };
+        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+            tracing::warn!(%peer, limit = MAX_CONNECTIONS, "request plane connection refused");
+            continue;
+        };
+        let own = tasks.child();
+        let handlers = handlers.clone();
+        tasks.spawn("request plane server connection", async move {
+            let _place = place;
+            match run_connection(connection, handlers, &own).await {
+                Ok(()) | Err(ConnectionError::Closed | ConnectionError::Stopping) => {}
+                Err(error) => tracing::warn!(%peer, %error, "request plane connection ended"),
+            }
+            own.stop().await;
+        });
+    }
+}
+
+/// A connection's running streams.
+struct Streams {
+    class: TrafficClass,
+    handlers: Handlers,
+    outbox: Arc<Outbox>,
+    running: Arc<Mutex<BTreeMap<u32, Arc<ServerStream>>>>,
+    tasks: Tasks,
+}
+
+async fn run_connection(
+    connection: Box<dyn Connection>,
+    handlers: Handlers,
+    tasks: &Tasks,
+) -> Result<(), ConnectionError> {
+    let Greeted {
+        mut reader,
+        writer,
+        peer,
+    } = match tasks
+        .cancellation()
+        .run_until_cancelled(greet(connection, Vec::new()))
+        .await
+    {
+        None => return Err(ConnectionError::Stopping),
+        Some(greeted) => greeted?,
+    };
+    let outbox = Arc::new(Outbox::default());
+    let streams = Streams {
+        class: if peer.features.iter().any(|feature| feature == BULK_FEATURE) {
+            TrafficClass::Bulk
+        } else {
+            TrafficClass::Latency
+        },
+        handlers,
+        outbox: Arc::clone(&outbox),
+        running: Arc::default(),
+        tasks: tasks.child(),
+    };
+    let heard = Mutex::new(Instant::now());
+    let read = async {
+        loop {
+            reader.fill().await?;
+            *heard.lock() = Instant::now();
+            streams.take_frames(&mut reader)?;
+        }
+    };
+    let mut write = std::pin::pin!(outbox.write_to(writer));
+    let ended = tokio::select! {
+        biased;
+        () = tasks.cancellation().cancelled() => Err(ConnectionError::Stopping),
+        ended = keep_alive(&outbox, &heard) => Err(ended),
+        ended = read => ended,
+        written = &mut write => Err(written.map_or_else(ConnectionError::from, |()| ConnectionError::NotReading)),
+    };
+    outbox.close();
+    if matches!(ended, Err(ConnectionError::Stopping)) {
+        // What drained streams put last still goes out, unless the peer does not take it.
+        drop(tokio::time::timeout(FLUSH_TIMEOUT, write).await);
+    }
+    ended
+}
+
+impl Streams {
+    fn take_frames(&self, reader: &mut FrameReader) -> Result<(), ConnectionError> {
+        while let Some(frame) = reader.next()? {
+            match frame {
+                Frame::Request {
+                    stream,
+                    header,
+                    body,
+                } => self.start(stream, *header, Bytes::copy_from_slice(body))?,
+                Frame::Cancel { stream } => {
+                    // Gone already: the CANCEL crossed the END.
+                    if let Some(running) = self.running.lock().remove(&stream) {
+                        running.cancel();
+                    }
+                }
+                Frame::Credit { stream, bytes } => {
+                    if let Some(running) = self.running.lock().get(&stream) {
+                        running.add_credit(bytes);
+                    }
+                }
+                Frame::Ping(nonce) => self
+                    .outbox
+                    .put_control(|out| frame::put_pong(out, nonce))
+                    .map_err(|_| ConnectionError::NotReading)?,
+                Frame::Pong(_) | Frame::GoAway => {}
+                Frame::Hello(_) => return Err(ConnectionError::WrongState("second HELLO")),
+                Frame::Item { .. } => return Err(ConnectionError::WrongState("ITEM")),
+                Frame::End { .. } => return Err(ConnectionError::WrongState("END")),
+            }
+        }
+        Ok(())
+    }
+
+    fn start(&self, stream: u32, header: WireHeader, body: Bytes) -> Result<(), ConnectionError> {
+        let window = header.window;
+        let header = match header.open(self.class, Instant::now()) {
+            Ok(header) => header,
+            Err(reason) => {
+                let message = format!("the worker cannot read the request's header: {reason}");
+                return self.refuse(
+                    stream,
+                    RequestError::new(ErrorCode::WorkerProtocol, message),
+                );
+            }
+        };
+        let mut running = self.running.lock();
+        if running.contains_key(&stream) {
+            return Err(ConnectionError::WrongState("REQUEST on a running stream"));
+        }
+        if running.len() >= MAX_STREAMS_PER_CONNECTION {
+            drop(running);
+            let message = format!(
+                "the worker runs {MAX_STREAMS_PER_CONNECTION} streams of this frontend already; \
+                 send the request again later"
+            );
+            let full = RequestError::new(ErrorCode::NoCapacity, message);
+            return self.refuse(stream, full.with_retry_after(RETRY_AFTER_FULL));
+        }
+        let cancel = self.tasks.cancellation().child_token();
+        let started = Arc::new(ServerStream::new(window, cancel));
+        running.insert(stream, Arc::clone(&started));
+        drop(running);
+
+        let request = IncomingRequest { header, body };
+        let handlers = self.handlers.clone();
+        let outbox = Arc::clone(&self.outbox);
+        let running = Arc::clone(&self.running);
+        self.tasks.spawn("request plane stream", async move {
+            started.run(stream, request, handlers, outbox).await;
+            running.lock().remove(&stream);
+        });
+        Ok(())
+    }
+
+    fn refuse(&self, stream: u32, error: RequestError) -> Result<(), ConnectionError> {
+        self.outbox
+            .put_control(|out| frame::put_end(out, stream, Some(&error)))
+            .map_err(|_| ConnectionError::NotReading)
+    }
+}
