@@ -1,1 +1,17 @@
 //! Model cards, chat templates, tokenizers and the request pipeline.
+
+pub mod byte_tokenizer;
+pub mod card;
+pub mod detokenizer;
+pub mod echo;
+pub mod gguf;
+pub mod model;
+pub mod model_set;
+pub mod model_watch;
+pub mod postprocess;
+pub mod preprocess;
+pub mod registry;
+pub mod remote;
+pub mod template;
+pub mod tokenizer;
+pub mod worker;

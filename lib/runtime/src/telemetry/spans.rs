@@ -1,6 +1,6 @@
 //! Spans at the borders of a process, and what logs and exports know about each span.
 //!
-//! A span is made from a [`TraceContext`] by one of the constructors here; [`SpanFacts`] is the
+//! A span is made from a [`TraceContext`] by one of the constructors here; `SpanFacts` is the
 //! layer that reads the ids back from its fields. Spans below it (`route`, `engine`) take part
 //! by themselves: their ids are derived from their parent's, so nothing but the border needs
 //! random bits. A span that is below no border has fields but no place in a trace.

@@ -5,6 +5,7 @@
 //! good as none (a new trace starts), a malformed `tracestate` is dropped alone, and a later
 //! version is read as far as this one understands it and passed on as version 00.
 
+use dynamo_protocols::engine::RequestContext;
 use std::fmt;
 use std::num::{NonZeroU64, NonZeroU128};
 
@@ -225,6 +226,19 @@ impl TraceContext {
             flags: parent.flags,
             tracestate: accepted_tracestate(tracestate),
         }
+    }
+
+    /// A span for a request that another process of this system sent.
+    pub fn received(request: &RequestContext, bits: RandomBits, sampler: Sampler) -> Self {
+        let traceparent = request.traceparent.as_deref();
+        let tracestate = request.tracestate.as_deref();
+        Self::incoming(traceparent.as_slice(), tracestate.as_slice(), bits, sampler)
+    }
+
+    /// Makes whoever receives the request a child of this span.
+    pub fn stamp(&self, request: &mut RequestContext) {
+        request.traceparent = Some(self.traceparent().into());
+        request.tracestate = self.tracestate().map(Into::into);
     }
 
     /// A child of this span.

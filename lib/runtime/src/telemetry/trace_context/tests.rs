@@ -106,6 +106,16 @@ fn a_state_that_is_too_long_keeps_its_first_members() {
 }
 
 #[test]
+fn a_request_carries_its_senders_place() {
+    let frontend = incoming(&[PARENT], &["a=b"]);
+    let mut request = RequestContext::default();
+    let worker = |request: &RequestContext| TraceContext::received(request, [4; 3], Sampler::NEVER);
+    assert_eq!(worker(&request).parent_id(), None);
+    frontend.stamp(&mut request);
+    assert_eq!(worker(&request), frontend.child(4));
+}
+
+#[test]
 fn zeros_from_the_random_source_still_give_valid_ids() {
     let context = TraceContext::root([0; 3], Sampler::ratio(1.0));
     assert!(Traceparent::parse(&context.traceparent()).is_some());

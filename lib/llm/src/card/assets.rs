@@ -1,0 +1,79 @@
+//! A card and its files made into what the pipeline works with.
+
+use super::{ModelCard, ModelError, TemplateSource, TokenizerSource, gguf, hugging_face};
+use crate::byte_tokenizer::ByteTokenizer;
+use crate::template::ChatTemplate;
+use crate::tokenizer::HuggingFaceTokenizer;
+use dynamo_protocols::tokenizer::{Tokenizer, TokenizerError};
+use dynamo_runtime::discovery::ArtefactRef;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Reads the vocabulary of a GGUF file. The engine that runs such files implements it, so that
+/// text becomes the same tokens here and there.
+pub trait GgufVocabulary: Send + Sync {
+    /// Loads the vocabulary. The file may have no tensors.
+    fn load(&self, file: &Path) -> Result<Arc<dyn Tokenizer>, TokenizerError>;
+}
+
+impl<F> GgufVocabulary for F
+where
+    F: Fn(&Path) -> Result<Arc<dyn Tokenizer>, TokenizerError> + Send + Sync,
+{
+    fn load(&self, file: &Path) -> Result<Arc<dyn Tokenizer>, TokenizerError> {
+        self(file)
+    }
+}
+
+/// What turns messages into token ids and ids into text.
+#[derive(Debug, Clone)]
+pub struct ModelAssets {
+    /// Text to tokens and back.
+    pub tokenizer: Arc<dyn Tokenizer>,
+    /// Messages to text; none for a base model.
+    pub template: Option<Arc<ChatTemplate>>,
+}
+
+impl ModelAssets {
+    /// Loads what the card names. `locate` gives the local file of an artefact, fetched and
+    /// verified by then. Reads large files and compiles: not for an async thread.
+    pub fn load(
+        card: &ModelCard,
+        locate: impl Fn(&ArtefactRef) -> Result<PathBuf, ModelError>,
+        vocabulary: Option<&dyn GgufVocabulary>,
+    ) -> Result<Self, ModelError> {
+        let tokenizer: Arc<dyn Tokenizer> = match &card.tokenizer {
+            TokenizerSource::Byte => Arc::new(ByteTokenizer),
+            TokenizerSource::HuggingFace(artefact) => {
+                Arc::new(HuggingFaceTokenizer::from_file(&locate(artefact)?)?)
+            }
+            TokenizerSource::Gguf(artefact) => {
+                let vocabulary = vocabulary.ok_or(ModelError::NoGgufVocabulary)?;
+                vocabulary.load(&locate(artefact)?)?
+            }
+        };
+        Ok(Self { tokenizer, template: template(card, locate)?.map(Arc::new) })
+    }
+}
+
+/// The chat template that a card names.
+pub(super) fn template(
+    card: &ModelCard,
+    locate: impl Fn(&ArtefactRef) -> Result<PathBuf, ModelError>,
+) -> Result<Option<ChatTemplate>, ModelError> {
+    let Some(source) = &card.chat_template else { return Ok(None) };
+    let path = locate(source.artefact())?;
+    let templates = match source {
+        TemplateSource::Jinja(_) => {
+            vec![("default".to_owned(), hugging_face::read_text(&path)?)]
+        }
+        TemplateSource::TokenizerConfig(_) => hugging_face::read_templates(&path)?,
+        TemplateSource::Gguf(_) => gguf::read_templates(&path)?,
+    };
+    if templates.is_empty() {
+        return Err(ModelError::NoTemplate { path });
+    }
+    ChatTemplate::named(templates, card.special_tokens.clone())
+        .map(Some)
+        .map_err(|source| ModelError::Template { path, source })
+}

@@ -1,0 +1,195 @@
+//! One choice: token ids in, text and what goes with it out. Pure.
+
+use crate::detokenizer::{Detokenizer, DetokenizerOptions};
+use crate::preprocess::{ExtraFields, TextOptions};
+use dynamo_protocols::engine::{
+    EngineOutput, EngineRequest, FinishReason, StopConditions, TokenId, TokenLogprobs,
+};
+use dynamo_protocols::openai::logprobs::{LEAST_LOGPROB, TokenLogprob, TopLogprob};
+use dynamo_protocols::openai::nvext::{NvExtResponse, StopReason};
+use dynamo_protocols::tokenizer::Tokenizer;
+use std::sync::Arc;
+
+/// What one step of the engine added to a choice.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ChoiceDelta {
+    /// Which choice.
+    pub index: u32,
+    /// Text that may be shown now; often empty.
+    pub text: String,
+    /// Log probabilities of the new tokens, if asked for.
+    pub logprobs: Option<Vec<TokenLogprob>>,
+    /// Number of new tokens.
+    pub tokens: u32,
+    /// Set on the choice's last delta: the word on the wire.
+    pub finish: Option<&'static str>,
+    /// Facts that were asked for, on the last delta.
+    pub extra: Option<NvExtResponse>,
+}
+
+/// The state of one choice.
+pub(super) struct Choice {
+    index: u32,
+    tokenizer: Arc<dyn Tokenizer>,
+    detokenizer: Detokenizer,
+    stop: StopConditions,
+    options: TextOptions,
+    logprobs: bool,
+    /// Where the next token starts in the choice's text, in characters.
+    text_offset: usize,
+    echo: String,
+    extra: Option<NvExtResponse>,
+    tells_stop: bool,
+}
+
+impl Choice {
+    pub(super) fn new(
+        index: usize,
+        request: &EngineRequest,
+        tokenizer: &Arc<dyn Tokenizer>,
+        options: &TextOptions,
+        extra: ExtraFields,
+        echo: &str,
+    ) -> Self {
+        let detokenizer = Detokenizer::new(
+            Arc::clone(tokenizer),
+            DetokenizerOptions {
+                skip_special_tokens: options.skip_special_tokens,
+                stop_strings: options.stop_strings.clone(),
+                include_stop_string: options.include_stop,
+                min_tokens: request.stop.min_tokens,
+            },
+        );
+        Self {
+            index: u32::try_from(index).unwrap_or(u32::MAX),
+            tokenizer: Arc::clone(tokenizer),
+            detokenizer,
+            stop: request.stop.clone(),
+            options: options.clone(),
+            logprobs: request.logprobs.is_some(),
+            text_offset: echo.chars().count(),
+            echo: echo.to_owned(),
+            extra: (extra != ExtraFields::default()).then(|| NvExtResponse {
+                prompt_token_ids: extra.prompt_token_ids.then(|| request.prompt_ids.to_vec()),
+                completion_token_ids: extra.completion_token_ids.then(Vec::new),
+                stop_reason: None,
+            }),
+            tells_stop: extra.stop_reason,
+        }
+    }
+
+    /// The prompt as the choice's first text, once, if it is to be echoed.
+    pub(super) fn take_echo(&mut self) -> Option<ChoiceDelta> {
+        if self.echo.is_empty() {
+            return None;
+        }
+        Some(ChoiceDelta {
+            index: self.index,
+            text: std::mem::take(&mut self.echo),
+            ..ChoiceDelta::default()
+        })
+    }
+
+    /// Takes an output of the engine. Tokens behind a stop string are left out.
+    pub(super) fn push(&mut self, output: EngineOutput) -> ChoiceDelta {
+        let mut delta = ChoiceDelta {
+            index: self.index,
+            logprobs: self.logprobs.then(Vec::new),
+            ..ChoiceDelta::default()
+        };
+        let count = output.token_ids.len();
+        let mut logprobs = output.logprobs.unwrap_or_default().into_iter();
+        for (i, id) in output.token_ids.into_iter().enumerate() {
+            delta.tokens += 1;
+            if let Some(ids) = self.extra.as_mut().and_then(|e| e.completion_token_ids.as_mut()) {
+                ids.push(id);
+            }
+            let logprob = logprobs.next();
+            let last = if i + 1 == count { output.finish_reason } else { None };
+            if last.is_some_and(|reason| self.hides(id, reason)) {
+                continue;
+            }
+            if let (Some(list), Some(logprob)) = (&mut delta.logprobs, logprob) {
+                list.push(self.logprob(id, &logprob));
+            }
+            let decoded = self.detokenizer.push(id);
+            delta.text.push_str(&decoded.text);
+            if let Some(stop) = decoded.stop {
+                let text = self.options.stop_strings.get(stop).cloned();
+                self.finish(&mut delta, "stop", text.map(StopReason::Text));
+                return delta;
+            }
+        }
+        if let Some(reason) = output.finish_reason {
+            delta.text.push_str(&self.detokenizer.finish());
+            let (word, why) = match reason {
+                FinishReason::Length => ("length", None),
+                FinishReason::StopToken(id) => ("stop", Some(StopReason::Token(id))),
+                // End of sequence, and whatever else an engine may come to end well with.
+                _ => ("stop", None),
+            };
+            self.finish(&mut delta, word, why);
+        }
+        delta
+    }
+
+    /// Whether the token only ended the choice and is no part of its text.
+    fn hides(&self, id: TokenId, reason: FinishReason) -> bool {
+        if self.options.include_stop {
+            return false;
+        }
+        match reason {
+            FinishReason::StopToken(stop) => id == stop,
+            FinishReason::EndOfSequence => self.stop.eos_ids.contains(&id),
+            _ => false,
+        }
+    }
+
+    fn finish(&mut self, delta: &mut ChoiceDelta, word: &'static str, why: Option<StopReason>) {
+        delta.finish = Some(word);
+        delta.extra = self.extra.take();
+        if self.tells_stop
+            && let Some(extra) = &mut delta.extra
+        {
+            extra.stop_reason = why;
+        }
+    }
+
+    fn logprob(&mut self, id: TokenId, logprob: &TokenLogprobs) -> TokenLogprob {
+        let (token, bytes) = self.written(id);
+        let text_offset = self.text_offset;
+        self.text_offset += token.chars().count();
+        TokenLogprob {
+            token,
+            logprob: logprob.logprob.max(LEAST_LOGPROB),
+            bytes,
+            top_logprobs: logprob
+                .top
+                .iter()
+                .map(|(id, logprob)| {
+                    let (token, bytes) = self.written(*id);
+                    TopLogprob {
+                        token,
+                        logprob: logprob.max(LEAST_LOGPROB),
+                        bytes,
+                    }
+                })
+                .collect(),
+            text_offset,
+        }
+    }
+
+    /// A token's text and bytes as log probabilities show them.
+    fn written(&self, id: TokenId) -> (String, Option<Vec<u8>>) {
+        let bytes = self.tokenizer.token_bytes(id);
+        let text = if self.options.tokens_as_ids {
+            format!("token_id:{id}")
+        } else {
+            bytes
+                .as_deref()
+                .map(|bytes| String::from_utf8_lossy(bytes).into_owned())
+                .unwrap_or_default()
+        };
+        (text, bytes)
+    }
+}

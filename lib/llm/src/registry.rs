@@ -1,0 +1,103 @@
+//! The models that are served now, by name. Models come and go while requests run: a request
+//! keeps the model it found.
+
+use crate::model::ServedModel;
+use dynamo_protocols::error::{ErrorCode, RequestError};
+use parking_lot::RwLock;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Names listed in the error for an unknown model. A service with more has a model list to ask.
+const LISTED_NAMES: usize = 16;
+
+/// The served models. Cheap to clone; clones are the same registry.
+#[derive(Debug, Clone, Default)]
+pub struct ModelRegistry {
+    models: Arc<RwLock<BTreeMap<Arc<str>, Arc<ServedModel>>>>,
+}
+
+impl ModelRegistry {
+    /// An empty registry.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Serves `model` under `name` from now on; answers the one it replaces.
+    pub fn add(&self, name: impl Into<Arc<str>>, model: Arc<ServedModel>) -> Option<Arc<ServedModel>> {
+        self.models.write().insert(name.into(), model)
+    }
+
+    /// Stops serving `name`; requests that found it already go on.
+    pub fn remove(&self, name: &str) -> Option<Arc<ServedModel>> {
+        self.models.write().remove(name)
+    }
+
+    /// The model of this name, or an error that lists the known ones.
+    pub fn find(&self, name: &str) -> Result<Arc<ServedModel>, RequestError> {
+        let models = self.models.read();
+        models.get(name).map(Arc::clone).ok_or_else(|| {
+            let known: Vec<&str> = models.keys().map(AsRef::as_ref).collect();
+            unknown_model(name, &known)
+        })
+    }
+
+    /// Names and models, sorted by name.
+    pub fn list(&self) -> Vec<(Arc<str>, Arc<ServedModel>)> {
+        let models = self.models.read();
+        models
+            .iter()
+            .map(|(name, model)| (Arc::clone(name), Arc::clone(model)))
+            .collect()
+    }
+
+    /// Whether no model is served.
+    pub fn is_empty(&self) -> bool {
+        self.models.read().is_empty()
+    }
+}
+
+fn unknown_model(name: &str, known: &[&str]) -> RequestError {
+    // The client chose the name; a name of megabytes is not worth repeating.
+    let name: String = name.chars().take(128).collect();
+    let message = match known {
+        [] => format!("model `{name}` is not served, and no other is either yet"),
+        _ if known.len() > LISTED_NAMES => format!(
+            "model `{name}` is not served; the first of {} models are: {}; see /v1/models",
+            known.len(),
+            known[..LISTED_NAMES].join(", ")
+        ),
+        _ => format!(
+            "model `{name}` is not served; served models: {}",
+            known.join(", ")
+        ),
+    };
+    RequestError::new(ErrorCode::ModelNotFound, message).with_param("model")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_model_lists_the_known_ones_within_bounds() {
+        let error = unknown_model("x", &["a", "b"]);
+        assert_eq!(error.code, ErrorCode::ModelNotFound);
+        assert_eq!(error.message, "model `x` is not served; served models: a, b");
+        let many: Vec<String> = (0..1000).map(|i| format!("model-{i}")).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        let error = unknown_model(&"x".repeat(1_000_000), &many);
+        assert!(error.message.len() < 1_000, "{}", error.message);
+        assert!(unknown_model("x", &[]).message.contains("no other"));
+    }
+
+    #[test]
+    fn an_empty_registry_finds_nothing() {
+        let registry = ModelRegistry::new();
+        assert!(registry.is_empty());
+        assert_eq!(
+            registry.find("x").unwrap_err().code,
+            ErrorCode::ModelNotFound
+        );
+        assert!(registry.remove("x").is_none());
+    }
+}

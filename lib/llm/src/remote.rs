@@ -1,0 +1,101 @@
+//! An engine that stands for the workers of an endpoint: what the pipeline asks when the model
+//! runs elsewhere.
+//!
+//! It decides nothing but whom to ask, by its policy. A worker that does not take the request is
+//! followed by the next one in the client; what happens after the first token belongs to whoever
+//! holds the stream.
+
+use dynamo_protocols::RequestError;
+use dynamo_protocols::engine::{
+    EmbedRequest, EmbedResponse, Engine, EngineOutput, EngineRequest, EngineStream, RequestContext,
+};
+use dynamo_protocols::error::ErrorCode;
+use dynamo_protocols::load::LoadReport;
+use dynamo_runtime::component::client::{Call, Policy};
+use dynamo_runtime::component::{DistributedRuntime, TypedClient};
+use dynamo_runtime::discovery::{EndpointId, NameError};
+use futures_core::future::BoxFuture;
+use futures_util::StreamExt;
+
+/// Name of the endpoint that embeds, beside a component's generating one.
+pub const EMBED_ENDPOINT: &str = "embed";
+
+/// The workers of one endpoint, as one engine.
+#[derive(Debug)]
+pub struct RemoteEngine {
+    generate: TypedClient<EngineRequest, EngineOutput>,
+    embed: TypedClient<EmbedRequest, EmbedResponse>,
+    policy: Policy,
+}
+
+impl RemoteEngine {
+    /// Follows the workers of `endpoint` from now on.
+    pub fn new(
+        runtime: &DistributedRuntime,
+        endpoint: &EndpointId,
+        policy: Policy,
+    ) -> Result<Self, NameError> {
+        let embed = embed_endpoint(endpoint)?;
+        Ok(Self {
+            generate: runtime.endpoint(endpoint.clone()).typed_client(),
+            embed: runtime.endpoint(embed).typed_client(),
+            policy,
+        })
+    }
+
+    /// Resolves when discovery has told of the workers for the first time.
+    pub async fn ready(&self) {
+        let mut instances = self.generate.untyped().watch_instances();
+        // The watch ends with the runtime: then there is nothing left to wait for.
+        drop(instances.wait_for(Option::is_some).await);
+    }
+}
+
+/// The embedding endpoint that goes with a generating one.
+pub fn embed_endpoint(generate: &EndpointId) -> Result<EndpointId, NameError> {
+    EndpointId::new(generate.namespace(), generate.component(), EMBED_ENDPOINT)
+}
+
+impl Engine for RemoteEngine {
+    fn generate(
+        &self,
+        request: EngineRequest,
+        context: RequestContext,
+    ) -> BoxFuture<'_, Result<EngineStream, RequestError>> {
+        Box::pin(async move {
+            let call = Call {
+                choice: request.choice,
+                start_position: request.generated_ids.len() as u64,
+                ..Call::from(context)
+            };
+            let outputs = self.generate.call(self.policy, &request, call).await?;
+            Ok(outputs.boxed() as EngineStream)
+        })
+    }
+
+    fn embed(
+        &self,
+        request: EmbedRequest,
+        context: RequestContext,
+    ) -> BoxFuture<'_, Result<EmbedResponse, RequestError>> {
+        Box::pin(async move {
+            let mut answer = self.embed.call(self.policy, &request, context).await?;
+            answer.next().await.unwrap_or_else(|| {
+                Err(RequestError::new(
+                    ErrorCode::WorkerLost,
+                    "the worker ended its answer before it gave one; send the request again",
+                ))
+            })
+        })
+    }
+
+    /// Nothing: workers report their own load.
+    fn load(&self) -> LoadReport {
+        LoadReport::default()
+    }
+
+    /// At once: workers drain themselves.
+    fn drain(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
+}

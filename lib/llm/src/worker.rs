@@ -1,0 +1,177 @@
+//! A worker: an engine of this process, served to the others.
+//!
+//! Invariants
+//! - The model's card is announced after everything it promises is served, and withdrawn before
+//!   anything of it stops: who sees the card can use it.
+//! - A worker whose start fails half-way takes back what it announced.
+
+use crate::model_set::MODEL_CARD_KIND;
+use crate::remote::embed_endpoint;
+use dynamo_protocols::RequestError;
+use dynamo_protocols::engine::{
+    EmbedRequest, EmbedResponse, Engine, EngineOutput, EngineRequest, RequestContext,
+};
+use dynamo_runtime::artefact::{ARTEFACT_ENDPOINT, ArtefactStore};
+use dynamo_runtime::component::typed::HandlerStream;
+use dynamo_runtime::component::{DistributedRuntime, ServeError, ServedEndpoint};
+use dynamo_runtime::discovery::{
+    ArtefactRef, CardRecord, DiscoveryError, EndpointId, InstanceId, Metadata, NameError,
+};
+use dynamo_runtime::request_plane::RequestHeader;
+use futures_util::{StreamExt, stream};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// What a worker offers: a model's name, its description, and the files that go with it.
+#[derive(Debug, Clone)]
+pub struct Offer {
+    /// The model's served name.
+    pub name: String,
+    /// The model card, as it is announced.
+    pub card: serde_json::Value,
+    /// Files that whoever uses the model needs, and where they are here.
+    pub artefacts: Vec<(ArtefactRef, PathBuf)>,
+    /// Whether the engine computes embeddings.
+    pub embeds: bool,
+}
+
+/// An engine that is being served. Dropping it stops serving; [`Worker::drain`] does so gently.
+#[derive(Debug)]
+pub struct Worker {
+    runtime: DistributedRuntime,
+    card: CardRecord,
+    /// Generating first, the rest after it.
+    served: Vec<ServedEndpoint>,
+}
+
+/// Why a worker could not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WorkerError {
+    /// An endpoint could not be served.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    /// The model's card could not be announced.
+    #[error("cannot announce model {name}: {source}")]
+    Announce {
+        /// The model.
+        name: String,
+        /// What discovery said.
+        source: DiscoveryError,
+    },
+    /// An endpoint's name is none.
+    #[error(transparent)]
+    Name(#[from] NameError),
+}
+
+impl Worker {
+    /// Serves the engine at `endpoint` and announces what it offers.
+    pub async fn start(
+        runtime: &DistributedRuntime,
+        endpoint: &EndpointId,
+        engine: Arc<dyn Engine>,
+        offer: Offer,
+    ) -> Result<Self, WorkerError> {
+        let mut served = vec![serve_generate(runtime, endpoint, Arc::clone(&engine)).await?];
+        if offer.embeds {
+            served.push(serve_embed(runtime, endpoint, engine).await?);
+        }
+        let store = ArtefactStore::new(runtime.environment().clone());
+        let mut artefacts = Vec::new();
+        for (artefact, path) in offer.artefacts {
+            store.insert(&artefact, path);
+            artefacts.push(artefact);
+        }
+        if !artefacts.is_empty() {
+            let id = artefact_endpoint(endpoint)?;
+            let serving = runtime.endpoint(id);
+            served.push(serving.serve_bytes(Arc::new(store), Metadata::new()).await?);
+        }
+        let card = CardRecord {
+            kind: MODEL_CARD_KIND.to_owned(),
+            name: offer.name,
+            endpoint: endpoint.clone(),
+            body: offer.card,
+            artefacts,
+        };
+        let announced = runtime.announcer().put_card(card.clone()).await;
+        announced.map_err(|source| WorkerError::Announce {
+            name: card.name.clone(),
+            source,
+        })?;
+        Ok(Self {
+            runtime: runtime.clone(),
+            card,
+            served,
+        })
+    }
+
+    /// The endpoint that generates.
+    pub fn endpoint(&self) -> &EndpointId {
+        &self.card.endpoint
+    }
+
+    /// This process's instance of it.
+    pub fn instance(&self) -> Option<InstanceId> {
+        self.served.first().map(ServedEndpoint::instance)
+    }
+
+    /// Withdraws the card and the endpoints, refuses new requests, and waits for the open streams
+    /// to end. The caller bounds the wait.
+    pub async fn drain(self) {
+        if let Err(error) = self.runtime.announcer().remove_card(&self.card).await {
+            tracing::warn!(model = self.card.name, %error, "could not withdraw a model card now");
+        }
+        for endpoint in self.served {
+            endpoint.drain().await;
+        }
+    }
+}
+
+/// The artefact endpoint of a component.
+pub fn artefact_endpoint(endpoint: &EndpointId) -> Result<EndpointId, NameError> {
+    EndpointId::new(endpoint.namespace(), endpoint.component(), ARTEFACT_ENDPOINT)
+}
+
+async fn serve_generate(
+    runtime: &DistributedRuntime,
+    endpoint: &EndpointId,
+    engine: Arc<dyn Engine>,
+) -> Result<ServedEndpoint, ServeError> {
+    let handler = move |request: EngineRequest, header: RequestHeader| {
+        let engine = Arc::clone(&engine);
+        async move {
+            let outputs = engine.generate(request, context_of(&header)).await?;
+            Ok(outputs as HandlerStream<EngineOutput>)
+        }
+    };
+    let serving = runtime.endpoint(endpoint.clone());
+    serving.serve::<EngineRequest, EngineOutput>(handler, Metadata::new()).await
+}
+
+async fn serve_embed(
+    runtime: &DistributedRuntime,
+    endpoint: &EndpointId,
+    engine: Arc<dyn Engine>,
+) -> Result<ServedEndpoint, WorkerError> {
+    let handler = move |request: EmbedRequest, header: RequestHeader| {
+        let engine = Arc::clone(&engine);
+        async move {
+            // Within the stream, so that a caller who goes away drops the work.
+            let context = context_of(&header);
+            let answer = stream::once(async move { engine.embed(request, context).await });
+            Ok::<_, RequestError>(answer.boxed() as HandlerStream<EmbedResponse>)
+        }
+    };
+    let serving = runtime.endpoint(embed_endpoint(endpoint)?);
+    Ok(serving.serve::<EmbedRequest, EmbedResponse>(handler, Metadata::new()).await?)
+}
+
+fn context_of(header: &RequestHeader) -> RequestContext {
+    RequestContext {
+        request_id: Arc::clone(&header.request_id),
+        attempt: header.attempt,
+        traceparent: header.traceparent.clone(),
+        tracestate: header.tracestate.clone(),
+    }
+}
