@@ -32,7 +32,11 @@ impl Tokenizer for ByteTokenizer {
         let mut rest = text;
         while !rest.is_empty() {
             let at = rest.find("<|").unwrap_or(rest.len());
-            ids.extend(rest.as_bytes()[..at].iter().map(|&byte| TokenId::from(byte)));
+            ids.extend(
+                rest.as_bytes()[..at]
+                    .iter()
+                    .map(|&byte| TokenId::from(byte)),
+            );
             rest = &rest[at..];
             if let Some(after) = rest.strip_prefix(Self::BOS_TEXT) {
                 ids.push(Self::BOS);
@@ -57,8 +61,13 @@ impl Tokenizer for ByteTokenizer {
     }
 
     fn decode(&self, ids: &[TokenId], skip_special: bool) -> Result<String, TokenizerError> {
-        let kept = ids.iter().filter(|&&id| !(skip_special && self.is_special(id)));
-        let bytes: Vec<u8> = kept.filter_map(|&id| self.token_bytes(id)).flatten().collect();
+        let kept = ids
+            .iter()
+            .filter(|&&id| !(skip_special && self.is_special(id)));
+        let bytes: Vec<u8> = kept
+            .filter_map(|&id| self.token_bytes(id))
+            .flatten()
+            .collect();
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
@@ -92,7 +101,10 @@ mod tests {
         let ids = ByteTokenizer.encode("<|bos|>a<|b<|eos|>", false).unwrap();
         assert_eq!(ids, [256, 97, 60, 124, 98, 257]);
         assert_eq!(ByteTokenizer.decode(&ids, true).unwrap(), "a<|b");
-        assert_eq!(ByteTokenizer.decode(&ids, false).unwrap(), "<|bos|>a<|b<|eos|>");
+        assert_eq!(
+            ByteTokenizer.decode(&ids, false).unwrap(),
+            "<|bos|>a<|b<|eos|>"
+        );
     }
 
     proptest! {

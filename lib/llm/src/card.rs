@@ -138,7 +138,11 @@ impl ModelCard {
         Self {
             name: name.to_owned(),
             slug: String::new(),
-            model_types: ModelTypes { chat: true, completions: true, embeddings: true },
+            model_types: ModelTypes {
+                chat: true,
+                completions: true,
+                embeddings: true,
+            },
             architecture: "bytes".to_owned(),
             context_length,
             kv_block_size: DEFAULT_KV_BLOCK_SIZE,

@@ -71,12 +71,18 @@ impl fmt::Debug for Detokenizer {
 impl Detokenizer {
     /// A detokenizer at the beginning of a sequence.
     pub fn new(tokenizer: Arc<dyn Tokenizer>, options: DetokenizerOptions) -> Self {
+        let DetokenizerOptions {
+            skip_special_tokens,
+            stop_strings,
+            include_stop_string,
+            min_tokens,
+        } = options;
         Self {
             tokenizer,
-            skip_special_tokens: options.skip_special_tokens,
-            include_stop_string: options.include_stop_string,
-            matcher: StopMatcher::new(&options.stop_strings),
-            exempt_tokens: options.min_tokens,
+            skip_special_tokens,
+            include_stop_string,
+            matcher: StopMatcher::new(&stop_strings),
+            exempt_tokens: min_tokens,
             at_start: true,
             partial: Vec::new(),
             withheld: String::new(),
@@ -91,9 +97,15 @@ impl Detokenizer {
             self.exempt_tokens = self.exempt_tokens.saturating_sub(1);
             let text = self.text_of(id);
             let text = self.emit(&text, searched);
-            return Decoded { text, stop: self.stopped };
+            return Decoded {
+                text,
+                stop: self.stopped,
+            };
         }
-        Decoded { text: String::new(), stop: self.stopped }
+        Decoded {
+            text: String::new(),
+            stop: self.stopped,
+        }
     }
 
     /// Ends the sequence: what was withheld, an unfinished character replaced. Empty after a stop
@@ -123,7 +135,11 @@ impl Detokenizer {
         let Some(bytes) = self.tokenizer.token_bytes(id) else {
             return String::new();
         };
-        let skipped = if self.at_start { self.dropped_from_first(id, &bytes) } else { 0 };
+        let skipped = if self.at_start {
+            self.dropped_from_first(id, &bytes)
+        } else {
+            0
+        };
         self.at_start &= bytes.is_empty();
         self.partial.extend_from_slice(&bytes[skipped..]);
         take_characters(&mut self.partial)
@@ -136,7 +152,9 @@ impl Detokenizer {
         if spaces == 0 {
             return 0;
         }
-        let Ok(decoded) = self.tokenizer.decode(&[id], false) else { return 0 };
+        let Ok(decoded) = self.tokenizer.decode(&[id], false) else {
+            return 0;
+        };
         let kept = decoded.bytes().take_while(|&byte| byte == b' ').count();
         spaces.saturating_sub(kept)
     }
@@ -151,10 +169,18 @@ impl Detokenizer {
             self.stopped = Some(found.index);
             let mut shown = std::mem::take(&mut self.withheld);
             let end = before + found.end;
-            shown.truncate(if self.include_stop_string { end } else { end - found.len });
+            shown.truncate(if self.include_stop_string {
+                end
+            } else {
+                end - found.len
+            });
             return shown;
         }
-        let keep = if self.include_stop_string { 0 } else { self.matcher.longest_partial() };
+        let keep = if self.include_stop_string {
+            0
+        } else {
+            self.matcher.longest_partial()
+        };
         let rest = self.withheld.split_off(self.withheld.len() - keep);
         std::mem::replace(&mut self.withheld, rest)
     }

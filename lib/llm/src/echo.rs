@@ -129,11 +129,7 @@ impl Engine for EchoEngine {
 // === impl Sequence ===
 
 impl Sequence {
-    fn start(
-        request: EngineRequest,
-        delay: Duration,
-        active: &Arc<watch::Sender<Active>>,
-    ) -> Self {
+    fn start(request: EngineRequest, delay: Duration, active: &Arc<watch::Sender<Active>>) -> Self {
         let counted_tokens = request.input_len() as u64;
         active.send_modify(|active| {
             active.sequences += 1;

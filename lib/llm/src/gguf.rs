@@ -60,7 +60,9 @@ pub enum GgufError {
         len: u64,
     },
     /// The file ends before its tensors do.
-    #[error("the GGUF file has {len} bytes and its tensors end at {end}; it was cut off, fetch it again")]
+    #[error(
+        "the GGUF file has {len} bytes and its tensors end at {end}; it was cut off, fetch it again"
+    )]
     TensorsTruncated {
         /// Where the last tensor ends.
         end: u64,
@@ -178,9 +180,20 @@ impl GgufHeader {
             let start = reader.position();
             let key = reader.string("a metadata key", MAX_KEY_BYTES)?;
             let value = reader.value()?;
-            entries.push(Entry { key, value, start, end: reader.position() });
+            entries.push(Entry {
+                key,
+                value,
+                start,
+                end: reader.position(),
+            });
         }
-        let mut header = Self { version, entries, tensor_count, tensors_end: 0, file_len: len };
+        let mut header = Self {
+            version,
+            entries,
+            tensor_count,
+            tensors_end: 0,
+            file_len: len,
+        };
         header.tensors_end = extent::tensors_end(&mut reader, tensor_count, header.alignment()?)?;
         Ok(header)
     }
@@ -211,7 +224,10 @@ impl GgufHeader {
 
     /// A metadata value.
     pub fn get(&self, key: &str) -> Option<&GgufValue> {
-        self.entries.iter().find(|entry| entry.key == key).map(|entry| &entry.value)
+        self.entries
+            .iter()
+            .find(|entry| entry.key == key)
+            .map(|entry| &entry.value)
     }
 
     /// A string, if the key is there.
@@ -231,7 +247,9 @@ impl GgufHeader {
             Some(GgufValue::Signed(number)) => u32::try_from(*number).ok(),
             Some(_) => None,
         };
-        number.map(Some).ok_or_else(|| wrong_type(key, "a non-negative 32-bit number"))
+        number
+            .map(Some)
+            .ok_or_else(|| wrong_type(key, "a non-negative 32-bit number"))
     }
 
     /// A truth value, if the key is there.
@@ -269,7 +287,9 @@ impl GgufHeader {
         mut visit: impl FnMut(u32, &str),
     ) -> Result<(), GgufError> {
         let Some(array) = self.array(key)? else {
-            return Err(GgufError::MissingKey { key: key.to_owned() });
+            return Err(GgufError::MissingKey {
+                key: key.to_owned(),
+            });
         };
         if !array.strings {
             return Err(wrong_type(key, "an array of strings"));
@@ -277,7 +297,10 @@ impl GgufHeader {
         source.seek(SeekFrom::Start(array.offset))?;
         let mut reader = Reader::starting_at(BufReader::new(source), array.offset, self.file_len);
         for index in 0..u32::try_from(array.len).unwrap_or(u32::MAX) {
-            visit(index, &reader.string("a string of an array", MAX_STRING_BYTES)?);
+            visit(
+                index,
+                &reader.string("a string of an array", MAX_STRING_BYTES)?,
+            );
         }
         Ok(())
     }
@@ -285,14 +308,19 @@ impl GgufHeader {
     fn alignment(&self) -> Result<u64, GgufError> {
         let alignment = self.u32("general.alignment")?.unwrap_or(DEFAULT_ALIGNMENT);
         if !alignment.is_power_of_two() {
-            return Err(GgufError::Malformed { what: "the alignment is no power of two" });
+            return Err(GgufError::Malformed {
+                what: "the alignment is no power of two",
+            });
         }
         Ok(u64::from(alignment))
     }
 }
 
 fn wrong_type(key: &str, expected: &'static str) -> GgufError {
-    GgufError::WrongType { key: key.to_owned(), expected }
+    GgufError::WrongType {
+        key: key.to_owned(),
+        expected,
+    }
 }
 
 #[cfg(test)]

@@ -2,9 +2,12 @@
 
 pub mod byte_tokenizer;
 pub mod card;
+pub mod config;
 pub mod detokenizer;
 pub mod echo;
+pub mod echo_model;
 pub mod gguf;
+pub mod hub;
 pub mod model;
 pub mod model_set;
 pub mod model_watch;

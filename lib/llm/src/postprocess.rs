@@ -68,7 +68,9 @@ impl Generation {
         } = prepared;
         let engine = &model.engine;
         let start = |(index, request): (usize, EngineRequest)| {
-            let echo = echoes.get(index / choices_per_prompt).map_or("", String::as_str);
+            let echo = echoes
+                .get(index / choices_per_prompt)
+                .map_or("", String::as_str);
             let choice = Choice::new(index, &request, &model.tokenizer, &text, extra, echo);
             let stream = engine.generate(request, context.clone());
             async move {

@@ -292,11 +292,8 @@ where
 
 /// An [`ErrorCode::UnsupportedParameter`] about one field; `what` follows its name.
 fn unsupported(param: &str, what: &str) -> RequestError {
-    RequestError::new(
-        ErrorCode::UnsupportedParameter,
-        format!("`{param}` {what}"),
-    )
-    .with_param(param)
+    RequestError::new(ErrorCode::UnsupportedParameter, format!("`{param}` {what}"))
+        .with_param(param)
 }
 
 #[cfg(test)]

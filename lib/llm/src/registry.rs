@@ -23,7 +23,11 @@ impl ModelRegistry {
     }
 
     /// Serves `model` under `name` from now on; answers the one it replaces.
-    pub fn add(&self, name: impl Into<Arc<str>>, model: Arc<ServedModel>) -> Option<Arc<ServedModel>> {
+    pub fn add(
+        &self,
+        name: impl Into<Arc<str>>,
+        model: Arc<ServedModel>,
+    ) -> Option<Arc<ServedModel>> {
         self.models.write().insert(name.into(), model)
     }
 
@@ -82,7 +86,10 @@ mod tests {
     fn an_unknown_model_lists_the_known_ones_within_bounds() {
         let error = unknown_model("x", &["a", "b"]);
         assert_eq!(error.code, ErrorCode::ModelNotFound);
-        assert_eq!(error.message, "model `x` is not served; served models: a, b");
+        assert_eq!(
+            error.message,
+            "model `x` is not served; served models: a, b"
+        );
         let many: Vec<String> = (0..1000).map(|i| format!("model-{i}")).collect();
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
         let error = unknown_model(&"x".repeat(1_000_000), &many);

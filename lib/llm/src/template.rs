@@ -11,7 +11,7 @@ mod json;
 mod methods;
 mod output;
 
-use conversation::Traits;
+use conversation::{Arguments, Traits};
 use minijinja::ErrorKind;
 use minijinja::value::{Serde, Value as JinjaValue};
 use serde_json::{Map, Value};
@@ -129,18 +129,30 @@ impl ChatTemplate {
         for (name, source) in sources {
             let source = environment::without_generation_marks(&source);
             let knows_developer = source.contains("developer");
-            traits.insert(name.clone(), Traits { knows_developer, ..Traits::default() });
-            environment.add_template_owned(name, source).map_err(|error| malformed(&error))?;
+            traits.insert(
+                name.clone(),
+                Traits {
+                    knows_developer,
+                    ..Traits::default()
+                },
+            );
+            environment
+                .add_template_owned(name, source)
+                .map_err(|error| malformed(&error))?;
         }
-        let mut template = Self { environment, tokens, traits };
+        let mut template = Self {
+            environment,
+            tokens,
+            traits,
+        };
         let names: Vec<String> = template.traits.keys().cloned().collect();
         for name in &names {
-            let parts = template.probe(name, &conversation::parts_probe());
-            let arguments = template.probe(name, &conversation::arguments_probe());
+            let probed = template.probed(name);
             if let Some(traits) = template.traits.get_mut(name) {
-                traits.takes_parts = parts.is_some_and(|text| conversation::took_parts(&text));
-                traits.takes_argument_text =
-                    !arguments.is_some_and(|text| conversation::quoted_arguments(&text));
+                *traits = Traits {
+                    knows_developer: traits.knows_developer,
+                    ..probed
+                };
             }
         }
         Ok(template)
@@ -153,7 +165,10 @@ impl ChatTemplate {
             true => TOOL_USE,
             false => DEFAULT,
         };
-        let mut messages = conversation::adapted(input.messages, self.traits.get(name).copied().unwrap_or_default());
+        let mut messages = conversation::adapted(
+            input.messages,
+            self.traits.get(name).copied().unwrap_or_default(),
+        );
         let open = match input.continue_final_message {
             true => Some(conversation::leave_open(&mut messages)?),
             false => None,
@@ -196,14 +211,38 @@ impl ChatTemplate {
         let strftime = move |format: String| environment::strftime(now, &format);
         context.insert("strftime_now", JinjaValue::from_function(strftime));
 
-        let template = self.environment.get_template(name).map_err(|error| malformed(&error))?;
+        let template = self
+            .environment
+            .get_template(name)
+            .map_err(|error| malformed(&error))?;
         let mut output = output::Bounded::new(Self::MAX_OUTPUT_BYTES);
         match template.render_captured_to(JinjaValue::from_pairs(context), &mut output) {
             Ok(_) => Ok(output.into_text()),
-            Err(_) if output.is_full() => {
-                Err(TemplateError::TooLarge { limit: Self::MAX_OUTPUT_BYTES })
-            }
+            Err(_) if output.is_full() => Err(TemplateError::TooLarge {
+                limit: Self::MAX_OUTPUT_BYTES,
+            }),
             Err(error) => Err(failed(&error)),
+        }
+    }
+
+    /// What a template can take, by trying.
+    fn probed(&self, name: &str) -> Traits {
+        let parts = self.probe(name, &conversation::parts_probe());
+        let takes_parts = parts.is_some_and(|text| conversation::took_parts(&text));
+        let mut arguments = Arguments::Any;
+        for content in [Value::Null, "".into()] {
+            let [of_object, of_text] = [Arguments::Object, Arguments::Text]
+                .map(|form| self.probe(name, &conversation::arguments_probe(form, &content)));
+            if of_object.is_some() || of_text.is_some() {
+                arguments =
+                    conversation::wanted_arguments(of_object.as_deref(), of_text.as_deref());
+                break;
+            }
+        }
+        Traits {
+            takes_parts,
+            arguments,
+            ..Traits::default()
         }
     }
 
@@ -222,24 +261,34 @@ impl ChatTemplate {
 }
 
 fn malformed(error: &minijinja::Error) -> TemplateError {
-    TemplateError::Malformed { message: error.to_string() }
+    TemplateError::Malformed {
+        message: error.to_string(),
+    }
 }
 
 fn failed(error: &minijinja::Error) -> TemplateError {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(at) = cause {
         if let Some(raised) = at.downcast_ref::<environment::Raised>() {
-            return TemplateError::Raised { message: raised.0.clone() };
+            return TemplateError::Raised {
+                message: raised.0.clone(),
+            };
         }
-        let kind = at.downcast_ref::<minijinja::Error>().map(minijinja::Error::kind);
+        let kind = at
+            .downcast_ref::<minijinja::Error>()
+            .map(minijinja::Error::kind);
         if kind == Some(ErrorKind::OutOfFuel) {
-            return TemplateError::TooManySteps { steps: ChatTemplate::MAX_STEPS };
+            return TemplateError::TooManySteps {
+                steps: ChatTemplate::MAX_STEPS,
+            };
         }
         cause = at.source();
     }
     // The message names kinds and places; detail may quote the conversation only where the
     // template itself does.
-    TemplateError::Failed { message: error.to_string() }
+    TemplateError::Failed {
+        message: error.to_string(),
+    }
 }
 
 #[cfg(test)]

@@ -53,9 +53,13 @@ impl HuggingFaceTokenizer {
     /// Loads a `tokenizer.json`, of the old format or of the new one.
     pub fn from_file(path: &Path) -> Result<Self, TokenizerError> {
         let failed = |reason: String| TokenizerError::Load(format!("{}: {reason}", path.display()));
-        let size = std::fs::metadata(path).map_err(|error| failed(error.to_string()))?.len();
+        let size = std::fs::metadata(path)
+            .map_err(|error| failed(error.to_string()))?
+            .len();
         if size > MAX_FILE_BYTES {
-            return Err(failed(format!("{size} bytes is more than the limit of {MAX_FILE_BYTES}")));
+            return Err(failed(format!(
+                "{size} bytes is more than the limit of {MAX_FILE_BYTES}"
+            )));
         }
         let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
         Self::from_json(text).map_err(|error| match error {
@@ -77,11 +81,28 @@ impl HuggingFaceTokenizer {
             .get_added_vocabulary()
             .get_added_tokens_decoder()
             .into_iter()
-            .map(|(id, token)| (id, Added { content: token.content, special: token.special }))
+            .map(|(id, token)| {
+                (
+                    id,
+                    Added {
+                        content: token.content,
+                        special: token.special,
+                    },
+                )
+            })
             .collect();
-        let added_ids = added.iter().map(|(&id, token)| (token.content.clone(), id)).collect();
+        let added_ids = added
+            .iter()
+            .map(|(&id, token)| (token.content.clone(), id))
+            .collect();
         let past_added = added.keys().next_back().map_or(0, |&id| id as usize + 1);
-        Ok(Self { pipeline, form, added, added_ids, vocab_size: vocab_size.max(past_added) })
+        Ok(Self {
+            pipeline,
+            form,
+            added,
+            added_ids,
+            vocab_size: vocab_size.max(past_added),
+        })
     }
 }
 
@@ -120,8 +141,14 @@ impl Tokenizer for HuggingFaceTokenizer {
             if skip_special && self.is_special(id) {
                 continue;
             }
-            let Some(bytes) = self.token_bytes(id) else { continue };
-            let dropped = if at_start { self.form.dropped_from_first(&bytes) } else { 0 };
+            let Some(bytes) = self.token_bytes(id) else {
+                continue;
+            };
+            let dropped = if at_start {
+                self.form.dropped_from_first(&bytes)
+            } else {
+                0
+            };
             at_start &= bytes.is_empty();
             text.extend_from_slice(&bytes[dropped..]);
         }

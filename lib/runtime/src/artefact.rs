@@ -264,7 +264,14 @@ impl ArtefactFetcher {
         let mut partial = self.start(artefact).await?;
         let mut failure = ArtefactError::NoSource(artefact.name.clone());
         for source in sources.iter().take(MAX_SOURCES) {
-            match self.download(artefact, source, partial).await {
+            let resumed = partial.written > 0;
+            let mut done = self.download(artefact, source, partial).await;
+            if resumed && matches!(done, Err((ArtefactError::Mismatch { .. }, _))) {
+                // What an earlier source gave may be what is wrong.
+                let fresh = self.start(artefact).await?;
+                done = self.download(artefact, source, fresh).await;
+            }
+            match done {
                 Ok(complete) => return self.keep(artefact, complete, path).await,
                 Err((error, rest)) => {
                     tracing::warn!(%error, "fetching an artefact failed, trying the next source");

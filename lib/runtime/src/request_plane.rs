@@ -13,6 +13,8 @@
 //! - Dropping the [`ResponseStream`] cancels the work: the server drops the handler's stream.
 //! - A reader that is slow, or stops, holds up its own stream and its own handler, nobody else's.
 //! - Bulk data goes over connections of its own ([`TrafficClass`]), never beside tokens.
+//! - A process that stops ([`Handlers::refuse_new`]) refuses new calls with `draining` and finishes
+//!   those it has.
 //!
 //! - [`handlers`]: what this process serves, shared by all backends
 //! - [`position`]: the caller's check of positions, pure

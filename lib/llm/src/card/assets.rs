@@ -52,7 +52,10 @@ impl ModelAssets {
                 vocabulary.load(&locate(artefact)?)?
             }
         };
-        Ok(Self { tokenizer, template: template(card, locate)?.map(Arc::new) })
+        Ok(Self {
+            tokenizer,
+            template: template(card, locate)?.map(Arc::new),
+        })
     }
 }
 
@@ -61,7 +64,9 @@ pub(super) fn template(
     card: &ModelCard,
     locate: impl Fn(&ArtefactRef) -> Result<PathBuf, ModelError>,
 ) -> Result<Option<ChatTemplate>, ModelError> {
-    let Some(source) = &card.chat_template else { return Ok(None) };
+    let Some(source) = &card.chat_template else {
+        return Ok(None);
+    };
     let path = locate(source.artefact())?;
     let templates = match source {
         TemplateSource::Jinja(_) => {

@@ -111,13 +111,21 @@ impl ModelError {
     /// An error of the file system, with its path.
     pub(super) fn io(path: &Path, source: io::Error) -> Self {
         if source.kind() == io::ErrorKind::NotFound {
-            return Self::NotFound { path: path.to_owned() };
+            return Self::NotFound {
+                path: path.to_owned(),
+            };
         }
-        Self::Io { path: path.to_owned(), source }
+        Self::Io {
+            path: path.to_owned(),
+            source,
+        }
     }
 
     /// An error of the GGUF reader, with its path.
     pub(super) fn gguf(path: &Path, source: GgufError) -> Self {
-        Self::Gguf { path: path.to_owned(), source }
+        Self::Gguf {
+            path: path.to_owned(),
+            source,
+        }
     }
 }

@@ -55,31 +55,44 @@ pub(super) fn read(path: &Path) -> Result<(ModelCard, Vec<(ArtefactRef, PathBuf)
     header.check_tensors().map_err(failed)?;
     let card = card(path, &header).map_err(failed)?;
     let TokenizerSource::Gguf(artefact) = &card.tokenizer else {
-        return Err(failed(GgufError::MissingKey { key: TOKENS.to_owned() }));
+        return Err(failed(GgufError::MissingKey {
+            key: TOKENS.to_owned(),
+        }));
     };
     let files = vec![(artefact.clone(), path.to_owned())];
     Ok((card, files))
 }
 
 fn card(path: &Path, header: &GgufHeader) -> Result<ModelCard, GgufError> {
-    let missing = |key: &str| GgufError::MissingKey { key: key.to_owned() };
+    let missing = |key: &str| GgufError::MissingKey {
+        key: key.to_owned(),
+    };
     let architecture = header
         .string("general.architecture")?
         .ok_or_else(|| missing("general.architecture"))?
         .to_owned();
     let of_architecture = |key: &str| format!("{architecture}.{key}");
     let context_key = of_architecture("context_length");
-    let context_length = header.u32(&context_key)?.ok_or_else(|| missing(&context_key))?;
+    let context_length = header
+        .u32(&context_key)?
+        .ok_or_else(|| missing(&context_key))?;
     let tokens = header.array(TOKENS)?.ok_or_else(|| missing(TOKENS))?;
-    let vocab_size = u32::try_from(tokens.len)
-        .map_err(|_| GgufError::Malformed { what: "the vocabulary is too large" })?;
+    let vocab_size = u32::try_from(tokens.len).map_err(|_| GgufError::Malformed {
+        what: "the vocabulary is too large",
+    })?;
 
     let vocabulary = vocabulary(path, header)?;
     let artefact = artefact(path, header)?;
     let has_template = header.get(TEMPLATE).is_some();
-    let encodes = header.u32(&of_architecture("pooling_type"))?.is_some_and(|kind| kind != 0);
+    let encodes = header
+        .u32(&of_architecture("pooling_type"))?
+        .is_some_and(|kind| kind != 0);
     Ok(ModelCard {
-        name: path.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
+        name: path
+            .file_stem()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned(),
         slug: String::new(),
         model_types: ModelTypes {
             chat: has_template && !encodes,
@@ -128,8 +141,16 @@ fn vocabulary(path: &Path, header: &GgufHeader) -> Result<Vocabulary, GgufError>
         }
     })?;
     let mut seen = Vec::new();
-    eos_ids.retain(|id| !seen.contains(id) && { seen.push(*id); true });
-    Ok(Vocabulary { eos_ids, special_tokens })
+    eos_ids.retain(|id| {
+        !seen.contains(id) && {
+            seen.push(*id);
+            true
+        }
+    });
+    Ok(Vocabulary {
+        eos_ids,
+        special_tokens,
+    })
 }
 
 fn generation(header: &GgufHeader) -> Result<GenerationDefaults, GgufError> {
@@ -149,7 +170,9 @@ fn generation(header: &GgufHeader) -> Result<GenerationDefaults, GgufError> {
 fn artefact(path: &Path, header: &GgufHeader) -> Result<ArtefactRef, GgufError> {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     let name = format!("{stem}-vocabulary.gguf");
-    describe_bytes(name, |sink| header.write_vocabulary(File::open(path)?, sink))
+    describe_bytes(name, |sink| {
+        header.write_vocabulary(File::open(path)?, sink)
+    })
 }
 
 /// Writes the vocabulary file of a model.

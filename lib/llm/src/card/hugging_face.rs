@@ -18,8 +18,13 @@ use std::path::{Path, PathBuf};
 const MAX_CONFIG_BYTES: u64 = 32 << 20;
 
 /// Keys for the longest sequence, in the order of preference.
-const CONTEXT_KEYS: &[&str] =
-    &["max_position_embeddings", "n_positions", "max_sequence_length", "seq_length", "n_ctx"];
+const CONTEXT_KEYS: &[&str] = &[
+    "max_position_embeddings",
+    "n_positions",
+    "max_sequence_length",
+    "seq_length",
+    "n_ctx",
+];
 
 /// Files that only sentence-embedding models have.
 const EMBEDDING_FILES: &[&str] = &["modules.json", "sentence_bert_config.json"];
@@ -38,10 +43,12 @@ struct AddedToken {
 }
 
 /// Reads card and files of a model folder.
-pub(super) fn read(
-    folder: &Path,
-) -> Result<(ModelCard, Vec<(ArtefactRef, PathBuf)>), ModelError> {
-    let missing = |file, hint| ModelError::MissingFile { folder: folder.to_owned(), file, hint };
+pub(super) fn read(folder: &Path) -> Result<(ModelCard, Vec<(ArtefactRef, PathBuf)>), ModelError> {
+    let missing = |file, hint| ModelError::MissingFile {
+        folder: folder.to_owned(),
+        file,
+        hint,
+    };
     let config_path = folder.join("config.json");
     let config: Map<String, Value> = optional_json(&config_path)?
         .ok_or(missing("config.json", "it comes with the model's weights"))?;
@@ -58,7 +65,11 @@ pub(super) fn read(
     let special_tokens = special_tokens(&tokenizer_config);
     let id_of = |name: &str| {
         let content = special_tokens.get(name)?;
-        tokenizer_file.added_tokens.iter().find(|token| &token.content == content).map(|t| t.id)
+        tokenizer_file
+            .added_tokens
+            .iter()
+            .find(|token| &token.content == content)
+            .map(|t| t.id)
     };
     let mut eos_ids = token_ids(&config_path, &generation, &config)?;
     eos_ids.extend(id_of("eos_token").filter(|id| !eos_ids.contains(id)));
@@ -69,9 +80,15 @@ pub(super) fn read(
         files.push((source.artefact().clone(), path));
         source
     });
-    let embeds = EMBEDDING_FILES.iter().any(|file| folder.join(file).exists());
+    let embeds = EMBEDDING_FILES
+        .iter()
+        .any(|file| folder.join(file).exists());
     let card = ModelCard {
-        name: folder.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        name: folder
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned(),
         slug: String::new(),
         model_types: ModelTypes {
             chat: chat_template.is_some() && !embeds,
@@ -104,7 +121,11 @@ pub(super) fn read_text(path: &Path) -> Result<String, ModelError> {
     let size = fs::metadata(path).map_err(failed)?.len();
     if size > MAX_CONFIG_BYTES {
         let limit = MAX_CONFIG_BYTES;
-        return Err(ModelError::TooLarge { path: path.to_owned(), size, limit });
+        return Err(ModelError::TooLarge {
+            path: path.to_owned(),
+            size,
+            limit,
+        });
     }
     fs::read_to_string(path).map_err(failed)
 }
@@ -142,18 +163,29 @@ fn find_template(
     }
     let json = folder.join("chat_template.json");
     if json.exists() {
-        return Ok(Some((TemplateSource::TokenizerConfig(describe(&json)?), json)));
+        return Ok(Some((
+            TemplateSource::TokenizerConfig(describe(&json)?),
+            json,
+        )));
     }
-    if tokenizer_config.get("chat_template").is_some_and(|template| !template.is_null()) {
+    if tokenizer_config
+        .get("chat_template")
+        .is_some_and(|template| !template.is_null())
+    {
         let path = folder.join("tokenizer_config.json");
-        return Ok(Some((TemplateSource::TokenizerConfig(describe(&path)?), path)));
+        return Ok(Some((
+            TemplateSource::TokenizerConfig(describe(&path)?),
+            path,
+        )));
     }
     Ok(None)
 }
 
 fn parse<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, ModelError> {
-    serde_json::from_str(text)
-        .map_err(|source| ModelError::Json { path: path.to_owned(), source })
+    serde_json::from_str(text).map_err(|source| ModelError::Json {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// The content of a file that need not be there.
@@ -174,17 +206,26 @@ fn read_any(path: &Path) -> Result<String, ModelError> {
 
 /// A number of the configuration, or of that of its language model.
 fn number(config: &Map<String, Value>, key: &str) -> Option<u32> {
-    let value = config.get(key).or_else(|| config.get("text_config")?.get(key))?;
+    let value = config
+        .get(key)
+        .or_else(|| config.get("text_config")?.get(key))?;
     value.as_u64().and_then(|number| u32::try_from(number).ok())
 }
 
 fn not_a_number(path: &Path, key: &'static str) -> ModelError {
-    ModelError::Key { path: path.to_owned(), key, expected: "a 32-bit number" }
+    ModelError::Key {
+        path: path.to_owned(),
+        key,
+        expected: "a 32-bit number",
+    }
 }
 
 fn architecture(config: &Map<String, Value>) -> String {
     let class = || config.get("architectures")?.get(0)?.as_str();
-    let name = config.get("model_type").and_then(Value::as_str).or_else(class);
+    let name = config
+        .get("model_type")
+        .and_then(Value::as_str)
+        .or_else(class);
     name.unwrap_or("unknown").to_owned()
 }
 
@@ -228,7 +269,12 @@ fn special_tokens(config: &Map<String, Value>) -> SpecialTokens {
 }
 
 fn defaults(generation: &Map<String, Value>) -> GenerationDefaults {
-    let float = |key: &str| generation.get(key).and_then(Value::as_f64).map(|value| value as f32);
+    let float = |key: &str| {
+        generation
+            .get(key)
+            .and_then(Value::as_f64)
+            .map(|value| value as f32)
+    };
     // Without sampling the other values are left over from a template and mean nothing.
     if generation.get("do_sample") == Some(&Value::Bool(false)) {
         return GenerationDefaults {

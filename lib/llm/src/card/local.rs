@@ -28,7 +28,11 @@ impl LocalModel {
             true => hugging_face::read(path)?,
             false => gguf::read(path)?,
         };
-        Ok(Self { card: card.sealed(), path: path.to_owned(), files })
+        Ok(Self {
+            card: card.sealed(),
+            path: path.to_owned(),
+            files,
+        })
     }
 
     /// The model with a changed card: another name, a shorter context, what the worker can hold.
@@ -87,7 +91,11 @@ impl LocalModel {
         for artefact in self.card.artefacts() {
             let path = self.locate(artefact)?;
             let made = path == self.path;
-            let path = if made { write_vocabulary(&path, artefact, folder)? } else { path };
+            let path = if made {
+                write_vocabulary(&path, artefact, folder)?
+            } else {
+                path
+            };
             files.push((artefact.clone(), path));
         }
         Ok(files)
@@ -95,16 +103,22 @@ impl LocalModel {
 
     fn locate(&self, artefact: &ArtefactRef) -> Result<PathBuf, ModelError> {
         let found = self.files.iter().find(|(known, _)| known == artefact);
-        found.map(|(_, path)| path.clone()).ok_or_else(|| ModelError::MissingArtefact {
-            name: artefact.name.clone(),
-            reason: "it is not part of the model that was opened".to_owned(),
-        })
+        found
+            .map(|(_, path)| path.clone())
+            .ok_or_else(|| ModelError::MissingArtefact {
+                name: artefact.name.clone(),
+                reason: "it is not part of the model that was opened".to_owned(),
+            })
     }
 }
 
 /// Size and hash of a file.
 pub(super) fn describe(path: &Path) -> Result<ArtefactRef, ModelError> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let name = path
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
     let described = describe_bytes(name, |sink| {
         io::copy(&mut File::open(path)?, sink)?;
         Ok::<(), io::Error>(())
@@ -117,10 +131,17 @@ pub(super) fn describe_bytes<E>(
     name: String,
     write: impl FnOnce(&mut dyn Write) -> Result<(), E>,
 ) -> Result<ArtefactRef, E> {
-    let mut sink = HashingSink { hasher: blake3::Hasher::new(), size: 0 };
+    let mut sink = HashingSink {
+        hasher: blake3::Hasher::new(),
+        size: 0,
+    };
     write(&mut sink)?;
     let blake3 = sink.hasher.finalize().to_hex().to_string();
-    Ok(ArtefactRef { name, size: sink.size, blake3 })
+    Ok(ArtefactRef {
+        name,
+        size: sink.size,
+        blake3,
+    })
 }
 
 struct HashingSink {

@@ -43,7 +43,12 @@ impl Automaton {
             state += usize::from(pattern[state] == pattern[end]);
             fallback[end + 1] = state;
         }
-        Self { index, pattern, fallback: fallback.into(), state: 0 }
+        Self {
+            index,
+            pattern,
+            fallback: fallback.into(),
+            state: 0,
+        }
     }
 
     /// Whether the pattern ends at this byte. Not called again after it did.
@@ -78,7 +83,11 @@ impl StopMatcher {
             for automaton in &mut self.automata {
                 let len = automaton.pattern.len();
                 if automaton.step(byte) && found.is_none_or(|best| best.len < len) {
-                    found = Some(Found { index: automaton.index, end: at + 1, len });
+                    found = Some(Found {
+                        index: automaton.index,
+                        end: at + 1,
+                        len,
+                    });
                 }
             }
             found
@@ -87,6 +96,10 @@ impl StopMatcher {
 
     /// Length of the longest end of the text that begins one of the strings.
     pub(super) fn longest_partial(&self) -> usize {
-        self.automata.iter().map(|automaton| automaton.state).max().unwrap_or(0)
+        self.automata
+            .iter()
+            .map(|automaton| automaton.state)
+            .max()
+            .unwrap_or(0)
     }
 }

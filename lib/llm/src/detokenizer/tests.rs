@@ -17,7 +17,11 @@ impl Tokenizer for Words {
     }
 
     fn decode(&self, ids: &[TokenId], _: bool) -> Result<String, TokenizerError> {
-        let bytes: Vec<u8> = ids.iter().filter_map(|&id| self.token_bytes(id)).flatten().collect();
+        let bytes: Vec<u8> = ids
+            .iter()
+            .filter_map(|&id| self.token_bytes(id))
+            .flatten()
+            .collect();
         let kept = bytes.strip_prefix(b" ").unwrap_or(&bytes);
         Ok(String::from_utf8_lossy(kept).into_owned())
     }
@@ -50,7 +54,10 @@ fn bytes_detokenizer(options: DetokenizerOptions) -> Detokenizer {
 /// Pushes every byte; the pushes' texts, what `finish` gave, and the stop string.
 fn run(text: &[u8], options: DetokenizerOptions) -> (Vec<String>, String, Option<usize>) {
     let mut detokenizer = bytes_detokenizer(options);
-    let pushes = text.iter().map(|&byte| detokenizer.push(byte.into()).text).collect();
+    let pushes = text
+        .iter()
+        .map(|&byte| detokenizer.push(byte.into()).text)
+        .collect();
     let rest = detokenizer.finish();
     (pushes, rest, detokenizer.stopped())
 }
@@ -87,24 +94,44 @@ fn an_unfinished_character_is_replaced_at_the_end() {
 #[test]
 fn only_what_may_become_a_stop_string_is_withheld() {
     let mut detokenizer = bytes_detokenizer(options(&["abc"], false));
-    let texts: Vec<String> =
-        b"xabab".iter().map(|&byte| detokenizer.push(byte.into()).text).collect();
+    let texts: Vec<String> = b"xabab"
+        .iter()
+        .map(|&byte| detokenizer.push(byte.into()).text)
+        .collect();
     assert_eq!(texts, ["x", "", "", "ab", ""]);
-    assert_eq!(detokenizer.push(b'c'.into()), Decoded { text: String::new(), stop: Some(0) });
-    assert_eq!(detokenizer.push(b'd'.into()), Decoded { text: String::new(), stop: Some(0) });
+    assert_eq!(
+        detokenizer.push(b'c'.into()),
+        Decoded {
+            text: String::new(),
+            stop: Some(0)
+        }
+    );
+    assert_eq!(
+        detokenizer.push(b'd'.into()),
+        Decoded {
+            text: String::new(),
+            stop: Some(0)
+        }
+    );
     assert_eq!(detokenizer.finish(), "");
 }
 
 #[test]
 fn withheld_text_comes_out_at_the_end() {
     let (pushes, rest, stop) = run(b"xab", options(&["abc"], false));
-    assert_eq!((pushes.concat().as_str(), rest.as_str(), stop), ("x", "ab", None));
+    assert_eq!(
+        (pushes.concat().as_str(), rest.as_str(), stop),
+        ("x", "ab", None)
+    );
 }
 
 #[test]
 fn of_prefixes_the_shorter_one_ends_the_text() {
     let (pushes, rest, stop) = run(b"a\n\nb", options(&["\n\n", "\n"], false));
-    assert_eq!((pushes.concat().as_str(), rest.as_str(), stop), ("a", "", Some(1)));
+    assert_eq!(
+        (pushes.concat().as_str(), rest.as_str(), stop),
+        ("a", "", Some(1))
+    );
 }
 
 #[test]
@@ -130,7 +157,10 @@ fn the_first_tokens_are_exempt_from_stop_strings() {
         min_tokens: 2,
         ..options(&["a"], false)
     });
-    let texts: Vec<Decoded> = b"aab a".iter().map(|&byte| detokenizer.push(byte.into())).collect();
+    let texts: Vec<Decoded> = b"aab a"
+        .iter()
+        .map(|&byte| detokenizer.push(byte.into()))
+        .collect();
     let text: String = texts.iter().map(|decoded| decoded.text.as_str()).collect();
     assert_eq!(text, "aab ");
     assert_eq!(texts[4].stop, Some(0));
@@ -141,8 +171,7 @@ fn the_first_word_loses_the_space_that_decoding_takes_away() {
     let words = Words(&[b" Hello", b" world", b"  "]);
     for ids in [[0, 1, 0], [2, 0, 1], [1, 2, 2]] {
         let words: Arc<dyn Tokenizer> = Arc::new(Words(words.0));
-        let mut detokenizer =
-            Detokenizer::new(Arc::clone(&words), DetokenizerOptions::default());
+        let mut detokenizer = Detokenizer::new(Arc::clone(&words), DetokenizerOptions::default());
         let text: String = ids.iter().map(|&id| detokenizer.push(id).text).collect();
         assert_eq!(text, words.decode(&ids, false).unwrap());
     }

@@ -14,13 +14,17 @@ pub(super) fn tensors_end<R: Read + Seek>(
     count: u64,
     alignment: u64,
 ) -> Result<u64, GgufError> {
-    const OVERFLOW: GgufError = GgufError::Malformed { what: "a tensor's size overflows" };
+    const OVERFLOW: GgufError = GgufError::Malformed {
+        what: "a tensor's size overflows",
+    };
     let mut end: u64 = 0;
     for _ in 0..count {
         reader.string("a tensor's name", MAX_KEY_BYTES)?;
         let dimensions = reader.u32("a tensor's dimensions")?;
         if dimensions > MAX_DIMENSIONS {
-            return Err(GgufError::Malformed { what: "a tensor has too many dimensions" });
+            return Err(GgufError::Malformed {
+                what: "a tensor has too many dimensions",
+            });
         }
         let mut elements: u64 = 1;
         for _ in 0..dimensions {
@@ -31,9 +35,10 @@ pub(super) fn tensors_end<R: Read + Seek>(
         let offset = reader.u64("a tensor's offset")?;
         // Of a type from the future only the beginning is known.
         let size = match block(kind) {
-            Some((per_block, bytes)) => {
-                elements.div_ceil(per_block).checked_mul(bytes).ok_or(OVERFLOW)?
-            }
+            Some((per_block, bytes)) => elements
+                .div_ceil(per_block)
+                .checked_mul(bytes)
+                .ok_or(OVERFLOW)?,
             None => 0,
         };
         end = end.max(offset.checked_add(size).ok_or(OVERFLOW)?);

@@ -37,7 +37,10 @@ impl<R: Read + Seek> Reader<R> {
     /// Claims bytes of the file, before they are read or skipped.
     fn claim(&mut self, bytes: u64, what: &'static str) -> Result<(), GgufError> {
         if bytes > self.len - self.at {
-            return Err(GgufError::Truncated { what, len: self.len });
+            return Err(GgufError::Truncated {
+                what,
+                len: self.len,
+            });
         }
         self.at += bytes;
         Ok(())
@@ -50,7 +53,10 @@ impl<R: Read + Seek> Reader<R> {
     }
 
     /// The next `N` bytes.
-    pub(super) fn array<const N: usize>(&mut self, what: &'static str) -> Result<[u8; N], GgufError> {
+    pub(super) fn array<const N: usize>(
+        &mut self,
+        what: &'static str,
+    ) -> Result<[u8; N], GgufError> {
         self.claim(N as u64, what)?;
         let mut bytes = [0; N];
         self.inner.read_exact(&mut bytes)?;
@@ -82,7 +88,11 @@ impl<R: Read + Seek> Reader<R> {
         // The end of the file first: a length beyond it is damage by truncation most of the time.
         self.claim(len, what)?;
         if len > limit {
-            return Err(GgufError::Limit { what, count: len, limit });
+            return Err(GgufError::Limit {
+                what,
+                count: len,
+                limit,
+            });
         }
         let len = usize::try_from(len).map_err(|_| GgufError::Malformed { what })?;
         let mut bytes = vec![0; len];
@@ -100,7 +110,11 @@ impl<R: Read + Seek> Reader<R> {
     /// The next value with its type before it.
     pub(super) fn value(&mut self) -> Result<GgufValue, GgufError> {
         let kind = self.u32("a value's type")?;
-        if kind == ARRAY { Ok(GgufValue::Array(self.elements(0)?)) } else { self.scalar(kind) }
+        if kind == ARRAY {
+            Ok(GgufValue::Array(self.elements(0)?))
+        } else {
+            self.scalar(kind)
+        }
     }
 
     fn scalar(&mut self, kind: u32) -> Result<GgufValue, GgufError> {
@@ -118,7 +132,11 @@ impl<R: Read + Seek> Reader<R> {
             10 => GgufValue::Unsigned(self.u64(WHAT)?),
             11 => GgufValue::Signed(i64::from_le_bytes(self.array(WHAT)?)),
             12 => GgufValue::Float(f64::from_le_bytes(self.array(WHAT)?)),
-            _ => return Err(GgufError::Malformed { what: "a value has an unknown type" }),
+            _ => {
+                return Err(GgufError::Malformed {
+                    what: "a value has an unknown type",
+                });
+            }
         })
     }
 
@@ -128,21 +146,32 @@ impl<R: Read + Seek> Reader<R> {
         let len = self.u64(WHAT)?;
         let size = element_size(kind)?;
         // The least that the elements take, before any of them is looked at.
-        let least = len.checked_mul(size).filter(|&least| least <= self.len - self.at);
+        let least = len
+            .checked_mul(size)
+            .filter(|&least| least <= self.len - self.at);
         if least.is_none() {
-            return Err(GgufError::Truncated { what: WHAT, len: self.len });
+            return Err(GgufError::Truncated {
+                what: WHAT,
+                len: self.len,
+            });
         }
         let offset = self.at;
         let mut elements = None;
         if kind == ARRAY {
             if depth == MAX_ARRAY_DEPTH {
-                return Err(GgufError::Malformed { what: "arrays are nested too deeply" });
+                return Err(GgufError::Malformed {
+                    what: "arrays are nested too deeply",
+                });
             }
             for _ in 0..len {
                 self.elements(depth + 1)?;
             }
         } else if len <= MAX_KEPT_ELEMENTS {
-            elements = Some((0..len).map(|_| self.scalar(kind)).collect::<Result<_, _>>()?);
+            elements = Some(
+                (0..len)
+                    .map(|_| self.scalar(kind))
+                    .collect::<Result<_, _>>()?,
+            );
         } else if kind == STRING {
             for _ in 0..len {
                 self.skip_string()?;
@@ -150,7 +179,12 @@ impl<R: Read + Seek> Reader<R> {
         } else {
             self.skip(len * size, WHAT)?;
         }
-        Ok(GgufArray { len, elements, offset, strings: kind == STRING })
+        Ok(GgufArray {
+            len,
+            elements,
+            offset,
+            strings: kind == STRING,
+        })
     }
 }
 
@@ -162,6 +196,10 @@ fn element_size(kind: u32) -> Result<u64, GgufError> {
         4..=6 => 4,
         STRING | 10..=12 => 8,
         ARRAY => 12,
-        _ => return Err(GgufError::Malformed { what: "an array has an unknown element type" }),
+        _ => {
+            return Err(GgufError::Malformed {
+                what: "an array has an unknown element type",
+            });
+        }
     })
 }

@@ -81,7 +81,10 @@ fn every_type_of_value_is_read() {
         let small = header.array("a.small").unwrap().unwrap();
         let elements = vec![GgufValue::Unsigned(7), GgufValue::Unsigned(9)];
         assert_eq!(small.elements, Some(elements));
-        assert_eq!(header.array("tokenizer.ggml.tokens").unwrap().unwrap().len, 300);
+        assert_eq!(
+            header.array("tokenizer.ggml.tokens").unwrap().unwrap().len,
+            300
+        );
         header.check_tensors().unwrap();
     }
 }
@@ -89,10 +92,19 @@ fn every_type_of_value_is_read() {
 #[test]
 fn a_key_of_another_type_is_an_error_that_names_it() {
     let header = read(&sample(3)).unwrap();
-    assert!(header.u32("v.f32").unwrap_err().to_string().contains("`v.f32`"));
+    assert!(
+        header
+            .u32("v.f32")
+            .unwrap_err()
+            .to_string()
+            .contains("`v.f32`")
+    );
     assert!(header.string("v.u8").is_err());
     assert_eq!(header.u32("absent").unwrap(), None);
-    assert!(header.u32("v.u64").is_err(), "a number that does not fit is no number");
+    assert!(
+        header.u32("v.u64").is_err(),
+        "a number that does not fit is no number"
+    );
 }
 
 #[test]
@@ -101,18 +113,36 @@ fn strings_of_long_arrays_are_read_from_the_file() {
     let header = read(&bytes).unwrap();
     let mut found = Vec::new();
     let visit = |index, text: &str| found.push((index, text.to_owned()));
-    header.for_each_string(Cursor::new(&bytes), "tokenizer.ggml.tokens", visit).unwrap();
+    header
+        .for_each_string(Cursor::new(&bytes), "tokenizer.ggml.tokens", visit)
+        .unwrap();
     assert_eq!(found.len(), 300);
     assert_eq!(found[299], (299, "token299".to_owned()));
-    assert!(header.for_each_string(Cursor::new(&bytes), "a.small", |_, _| {}).is_err());
+    assert!(
+        header
+            .for_each_string(Cursor::new(&bytes), "a.small", |_, _| {})
+            .is_err()
+    );
 }
 
 #[test]
 fn what_is_no_gguf_of_a_known_version_is_refused() {
-    assert!(matches!(read(b"\x7fELF0000"), Err(GgufError::NotGguf { .. })));
-    assert!(matches!(read(&sample(4)), Err(GgufError::Version { version: 4 })));
-    assert!(matches!(read(&sample(1)), Err(GgufError::Version { version: 1 })));
-    assert!(matches!(read(&sample(3u32.swap_bytes())), Err(GgufError::BigEndian)));
+    assert!(matches!(
+        read(b"\x7fELF0000"),
+        Err(GgufError::NotGguf { .. })
+    ));
+    assert!(matches!(
+        read(&sample(4)),
+        Err(GgufError::Version { version: 4 })
+    ));
+    assert!(matches!(
+        read(&sample(1)),
+        Err(GgufError::Version { version: 1 })
+    ));
+    assert!(matches!(
+        read(&sample(3u32.swap_bytes())),
+        Err(GgufError::BigEndian)
+    ));
     assert!(matches!(read(b""), Err(GgufError::Truncated { .. })));
 }
 
@@ -123,7 +153,10 @@ fn a_file_cut_off_anywhere_says_so() {
         let outcome = read(&bytes[..len]).and_then(|header| header.check_tensors());
         let error = outcome.expect_err("a part passes for the whole");
         assert!(
-            matches!(error, GgufError::Truncated { .. } | GgufError::TensorsTruncated { .. }),
+            matches!(
+                error,
+                GgufError::Truncated { .. } | GgufError::TensorsTruncated { .. }
+            ),
             "{len}: {error}"
         );
     }
@@ -133,7 +166,13 @@ fn a_file_cut_off_anywhere_says_so() {
 fn claims_beyond_the_file_allocate_nothing() {
     let mut bytes = sample(3);
     bytes[8..16].copy_from_slice(&u64::MAX.to_le_bytes());
-    assert!(matches!(read(&bytes), Err(GgufError::Limit { what: "tensors", .. })));
+    assert!(matches!(
+        read(&bytes),
+        Err(GgufError::Limit {
+            what: "tensors",
+            ..
+        })
+    ));
     let mut bytes = sample(3);
     bytes[24..32].copy_from_slice(&(1u64 << 62).to_le_bytes());
     assert!(matches!(read(&bytes), Err(GgufError::Truncated { .. })));
@@ -144,14 +183,19 @@ fn the_vocabulary_file_holds_all_metadata_and_no_tensors() {
     let bytes = sample(3);
     let header = read(&bytes).unwrap();
     let mut small = Vec::new();
-    header.write_vocabulary(Cursor::new(&bytes), &mut small).unwrap();
+    header
+        .write_vocabulary(Cursor::new(&bytes), &mut small)
+        .unwrap();
     assert_eq!(small.len() % 32, 0);
     let copy = read(&small).unwrap();
     copy.check_tensors().unwrap();
     assert_eq!(copy.tensor_count(), 0);
     let kept: Vec<&str> = header.keys().filter(|key| *key != "split.count").collect();
     assert_eq!(copy.keys().collect::<Vec<_>>(), kept);
-    for key in ["v.f64", "general.architecture", "a.small"].iter().chain(&kept[..12]) {
+    for key in ["v.f64", "general.architecture", "a.small"]
+        .iter()
+        .chain(&kept[..12])
+    {
         let (from, to) = (header.get(key), copy.get(key));
         match (from, to) {
             (Some(GgufValue::Array(a)), Some(GgufValue::Array(b))) => {

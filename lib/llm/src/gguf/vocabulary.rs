@@ -18,8 +18,11 @@ impl GgufHeader {
         mut source: R,
         mut to: W,
     ) -> Result<(), GgufError> {
-        let kept: Vec<_> =
-            self.entries.iter().filter(|entry| !entry.key.starts_with(SPLIT_PREFIX)).collect();
+        let kept: Vec<_> = self
+            .entries
+            .iter()
+            .filter(|entry| !entry.key.starts_with(SPLIT_PREFIX))
+            .collect();
         to.write_all(b"GGUF")?;
         to.write_all(&self.version.to_le_bytes())?;
         to.write_all(&0u64.to_le_bytes())?;
@@ -30,7 +33,10 @@ impl GgufHeader {
             let bytes = entry.end - entry.start;
             let copied = io::copy(&mut (&mut source).take(bytes), &mut to)?;
             if copied != bytes {
-                return Err(GgufError::Truncated { what: "a metadata entry", len: self.file_len });
+                return Err(GgufError::Truncated {
+                    what: "a metadata entry",
+                    len: self.file_len,
+                });
             }
             written += bytes;
         }

@@ -101,11 +101,19 @@ impl Choice {
         let mut logprobs = output.logprobs.unwrap_or_default().into_iter();
         for (i, id) in output.token_ids.into_iter().enumerate() {
             delta.tokens += 1;
-            if let Some(ids) = self.extra.as_mut().and_then(|e| e.completion_token_ids.as_mut()) {
+            if let Some(ids) = self
+                .extra
+                .as_mut()
+                .and_then(|e| e.completion_token_ids.as_mut())
+            {
                 ids.push(id);
             }
             let logprob = logprobs.next();
-            let last = if i + 1 == count { output.finish_reason } else { None };
+            let last = if i + 1 == count {
+                output.finish_reason
+            } else {
+                None
+            };
             if last.is_some_and(|reason| self.hides(id, reason)) {
                 continue;
             }

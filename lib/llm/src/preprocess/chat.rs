@@ -159,7 +159,10 @@ fn rendering(
     now: Duration,
 ) -> Result<Rendering, RequestError> {
     let template = model.template.clone().ok_or_else(|| {
-        unsupported("model", "names a model without a chat template; use /v1/completions")
+        unsupported(
+            "model",
+            "names a model without a chat template; use /v1/completions",
+        )
     })?;
     let continue_final_message = chat.continue_final_message == Some(true);
     if continue_final_message && chat.add_generation_prompt == Some(true) {
@@ -168,7 +171,10 @@ fn rendering(
             "`continue_final_message` and `add_generation_prompt` exclude each other",
         ));
     }
-    let mut kwargs = match (chat.chat_template_kwargs.take(), chat.chat_template_args.take()) {
+    let mut kwargs = match (
+        chat.chat_template_kwargs.take(),
+        chat.chat_template_args.take(),
+    ) {
         (Some(_), Some(_)) => {
             return Err(RequestError::invalid(
                 "chat_template_args",
@@ -196,15 +202,25 @@ fn rendering(
 /// Fields that are served for one value only.
 fn check_unserved(chat: &ChatFields) -> Result<(), RequestError> {
     if chat.tools.as_ref().is_some_and(|tools| !tools.is_empty()) {
-        return Err(unsupported("tools", "is not served by this version; leave it out"));
+        return Err(unsupported(
+            "tools",
+            "is not served by this version; leave it out",
+        ));
     }
     if let Some(choice) = &chat.tool_choice
         && choice != "none"
         && choice != "auto"
     {
-        return Err(unsupported("tool_choice", "is served as `none` or `auto` only"));
+        return Err(unsupported(
+            "tool_choice",
+            "is served as `none` or `auto` only",
+        ));
     }
-    if chat.response_format.as_ref().is_some_and(|format| format.kind != "text") {
+    if chat
+        .response_format
+        .as_ref()
+        .is_some_and(|format| format.kind != "text")
+    {
         return Err(unsupported("response_format", "is served as `text` only"));
     }
     if chat.modalities.iter().flatten().any(|kind| kind != "text") {

@@ -13,6 +13,9 @@ use dynamo_protocols::tokenizer::Tokenizer;
 use dynamo_runtime::environment::Environment;
 use std::sync::Arc;
 
+/// A prompt's tokens, and its text if it came as one.
+pub(super) type Tokenised = (Vec<TokenId>, Option<String>);
+
 pub(super) async fn prepare(
     request: CompletionRequest,
     model: Arc<ServedModel>,
@@ -33,7 +36,11 @@ pub(super) async fn prepare(
     } = request;
     let choices = output.n.unwrap_or(1);
     check_fields(&completion, choices)?;
-    let prompt = match service.nvext.as_mut().and_then(|nvext| nvext.token_data.take()) {
+    let prompt = match service
+        .nvext
+        .as_mut()
+        .and_then(|nvext| nvext.token_data.take())
+    {
         Some(tokens) => Prompt::Tokens(tokens),
         None => prompt,
     };
@@ -63,8 +70,14 @@ pub(super) async fn prepare(
 
 fn check_fields(fields: &CompletionFields, choices: u32) -> Result<(), RequestError> {
     limits::check_completion_logprobs(fields.logprobs)?;
-    if fields.best_of.is_some_and(|best_of| best_of > choices.max(1)) {
-        return Err(unsupported("best_of", "above `n` is not served; raise `n` instead"));
+    if fields
+        .best_of
+        .is_some_and(|best_of| best_of > choices.max(1))
+    {
+        return Err(unsupported(
+            "best_of",
+            "above `n` is not served; raise `n` instead",
+        ));
     }
     if fields.best_of.is_some_and(|best_of| best_of < choices) {
         return Err(RequestError::invalid(
@@ -87,7 +100,7 @@ pub(super) fn tokenise(
     param: &str,
     prompt: Prompt,
     special: bool,
-) -> Result<Vec<(Vec<TokenId>, Option<String>)>, RequestError> {
+) -> Result<Vec<Tokenised>, RequestError> {
     let text = |text: String| Ok((encode(tokenizer, &text, special)?, Some(text)));
     let known = |ids: Vec<TokenId>| {
         for id in &ids {
@@ -97,9 +110,15 @@ pub(super) fn tokenise(
     };
     let prompts: Vec<_> = match prompt {
         Prompt::Text(one) => vec![text(one)?],
-        Prompt::Texts(all) => all.into_iter().map(text).collect::<Result<_, RequestError>>()?,
+        Prompt::Texts(all) => all
+            .into_iter()
+            .map(text)
+            .collect::<Result<_, RequestError>>()?,
         Prompt::Tokens(one) => vec![known(one)?],
-        Prompt::TokenLists(all) => all.into_iter().map(known).collect::<Result<_, RequestError>>()?,
+        Prompt::TokenLists(all) => all
+            .into_iter()
+            .map(known)
+            .collect::<Result<_, RequestError>>()?,
     };
     if prompts.is_empty() || prompts.iter().any(|(ids, _)| ids.is_empty()) {
         let message = format!("`{param}` has no tokens; send at least one");

@@ -194,7 +194,7 @@ pub(super) fn within<T>(
     most: T,
 ) -> Result<(), RequestError>
 where
-    T: PartialOrd + Display,
+    T: PartialOrd + Display + Copy,
 {
     match value {
         Some(value) if !(value >= least && value <= most) => Err(RequestError::invalid(

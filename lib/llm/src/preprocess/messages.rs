@@ -53,7 +53,9 @@ pub(super) fn text_bytes(messages: &[Message]) -> usize {
             let calls = message.tool_calls.iter().flatten();
             content
                 + message.reasoning_content.as_ref().map_or(0, String::len)
-                + calls.map(|call| call.function.arguments.len()).sum::<usize>()
+                + calls
+                    .map(|call| call.function.arguments.len())
+                    .sum::<usize>()
         })
         .sum()
 }
@@ -63,7 +65,10 @@ fn message_value(i: usize, message: Message) -> Result<Value, RequestError> {
         Role::Developer => Role::System,
         role => role,
     };
-    let has_calls = message.tool_calls.as_ref().is_some_and(|calls| !calls.is_empty());
+    let has_calls = message
+        .tool_calls
+        .as_ref()
+        .is_some_and(|calls| !calls.is_empty());
     let content = content_text(i, message.content)?.or(message.refusal);
     if content.is_none() && !(role == Role::Assistant && has_calls) {
         let param = format!("messages[{i}].content");
@@ -72,7 +77,10 @@ fn message_value(i: usize, message: Message) -> Result<Value, RequestError> {
     }
     let mut value = Map::new();
     value.insert("role".to_owned(), role.as_str().into());
-    value.insert("content".to_owned(), content.map_or(Value::Null, Value::String));
+    value.insert(
+        "content".to_owned(),
+        content.map_or(Value::Null, Value::String),
+    );
     let optional = [
         ("name", message.name),
         ("reasoning_content", message.reasoning_content),
@@ -171,7 +179,10 @@ mod tests {
             {"role": "tool", "tool_call_id": "1", "content": "2"},
         ])))
         .unwrap();
-        assert_eq!(value[0]["tool_calls"][0]["function"]["arguments"], json!({"x": 1}));
+        assert_eq!(
+            value[0]["tool_calls"][0]["function"]["arguments"],
+            json!({"x": 1})
+        );
         assert_eq!(value[0]["content"], Value::Null);
         assert_eq!(value[1]["tool_call_id"], "1");
     }
@@ -180,7 +191,11 @@ mod tests {
     fn what_a_message_lacks_or_has_too_much_is_named() {
         let rows = [
             (json!([]), ErrorCode::InvalidRequest, "messages"),
-            (json!([{"role": "user"}]), ErrorCode::InvalidRequest, "messages[0].content"),
+            (
+                json!([{"role": "user"}]),
+                ErrorCode::InvalidRequest,
+                "messages[0].content",
+            ),
             (
                 json!([{"role": "user", "content": [{"type": "text"}]}]),
                 ErrorCode::InvalidRequest,

@@ -3,7 +3,7 @@
 //! Clients write the same conversation in several ways, and templates know some of them. What a
 //! template knows is found out once, by rendering a probe, and messages are rewritten to that.
 
-use super::TemplateError;
+use super::{TemplateError, json};
 use serde_json::{Value, json};
 
 /// A text that no template writes by itself.
@@ -19,8 +19,20 @@ pub(super) struct Traits {
     pub(super) knows_developer: bool,
     /// Content as a list of parts; otherwise the texts are joined.
     pub(super) takes_parts: bool,
-    /// A tool call's arguments as text; otherwise they are parsed.
-    pub(super) takes_argument_text: bool,
+    /// A tool call's arguments as they may come.
+    pub(super) arguments: Arguments,
+}
+
+/// In which form a template wants a tool call's arguments.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Arguments {
+    /// As they came: it takes text and objects.
+    #[default]
+    Any,
+    /// An object: text would be written as a JSON string.
+    Object,
+    /// Text: it joins strings.
+    Text,
 }
 
 /// A conversation whose content is a list of parts.
@@ -33,20 +45,32 @@ pub(super) fn took_parts(rendered: &str) -> bool {
     rendered.contains(PROBE) && !rendered.contains("'text'") && !rendered.contains("\"text\"")
 }
 
-/// A conversation with a tool call whose arguments are text.
-pub(super) fn arguments_probe() -> Value {
-    let function = json!({"name": "f", "arguments": format!("{{\"{PROBE}\": 1}}")});
+/// A conversation with a tool call, its arguments in the given form. Some templates take a call
+/// only beside content that is `null`, and others only beside text.
+pub(super) fn arguments_probe(form: Arguments, content: &Value) -> Value {
+    let arguments = match form {
+        Arguments::Object | Arguments::Any => json!({PROBE: 1}),
+        Arguments::Text => format!("{{\"{PROBE}\": 1}}").into(),
+    };
+    let function = json!({"name": "f", "arguments": arguments});
     json!([
         {"role": "user", "content": "u"},
-        {"role": "assistant", "content": "", "tool_calls":
+        {"role": "assistant", "content": content, "tool_calls":
             [{"id": "call00000", "type": "function", "function": function}]},
         {"role": "tool", "tool_call_id": "call00000", "name": "f", "content": "r"},
     ])
 }
 
-/// Whether the template wrote the arguments as a JSON string instead of an object.
-pub(super) fn quoted_arguments(rendered: &str) -> bool {
-    rendered.contains(&format!("\\\"{PROBE}"))
+/// The form that a template wants, from what it made of both.
+pub(super) fn wanted_arguments(of_object: Option<&str>, of_text: Option<&str>) -> Arguments {
+    let text_is_quoted = of_text.is_some_and(|text| text.contains(&format!("\\\"{PROBE}")));
+    // Printed as Python prints it is not JSON, and no better than failing.
+    let object_is_json = of_object.is_some_and(|text| !text.contains(&format!("'{PROBE}'")));
+    match (text_is_quoted, object_is_json) {
+        (true, _) => Arguments::Object,
+        (false, false) if of_text.is_some() => Arguments::Text,
+        (false, _) => Arguments::Any,
+    }
 }
 
 /// The messages as the template knows them.
@@ -59,7 +83,9 @@ pub(super) fn adapted(messages: &Value, traits: Traits) -> Value {
 }
 
 fn adapt(message: &mut Value, traits: Traits) {
-    let Some(message) = message.as_object_mut() else { return };
+    let Some(message) = message.as_object_mut() else {
+        return;
+    };
     if !traits.knows_developer && message.get("role").is_some_and(|role| role == "developer") {
         message.insert("role".to_owned(), "system".into());
     }
@@ -68,23 +94,36 @@ fn adapt(message: &mut Value, traits: Traits) {
     {
         message.insert("content".to_owned(), text.into());
     }
-    if !traits.takes_argument_text {
-        let calls = message.get_mut("tool_calls").and_then(Value::as_array_mut);
-        for call in calls.into_iter().flatten() {
-            let arguments = call.get_mut("function").and_then(|call| call.get_mut("arguments"));
-            if let Some(arguments) = arguments
-                && let Some(parsed) = arguments.as_str().and_then(parsed_object)
-            {
-                *arguments = parsed;
-            }
+    let calls = message.get_mut("tool_calls").and_then(Value::as_array_mut);
+    for call in calls.into_iter().flatten() {
+        if let Some(arguments) = call
+            .get_mut("function")
+            .and_then(|f| f.get_mut("arguments"))
+        {
+            adapt_arguments(arguments, traits.arguments);
         }
     }
     // The names under which reasoning travels; older templates read `thinking`.
     let names = ["reasoning_content", "reasoning", "thinking"];
-    let reasoning = names.iter().find_map(|&name| message.get(name).filter(|text| !text.is_null()));
+    let reasoning = names
+        .iter()
+        .find_map(|&name| message.get(name).filter(|text| !text.is_null()));
     if let Some(reasoning) = reasoning.cloned() {
         message.insert("reasoning_content".to_owned(), reasoning.clone());
         message.entry("thinking").or_insert(reasoning);
+    }
+}
+
+fn adapt_arguments(arguments: &mut Value, wanted: Arguments) {
+    let parsed = |text: &str| serde_json::from_str(text).ok().filter(Value::is_object);
+    let adapted = match wanted {
+        Arguments::Any => None,
+        Arguments::Object => arguments.as_str().and_then(parsed),
+        Arguments::Text if arguments.is_string() => None,
+        Arguments::Text => Some(json::dump(arguments, &json::Style::default()).into()),
+    };
+    if let Some(adapted) = adapted {
+        *arguments = adapted;
     }
 }
 
@@ -96,10 +135,6 @@ fn joined_text(content: &Value) -> Option<String> {
         .map(|part| part.as_str().or_else(|| part.get("text")?.as_str()))
         .collect();
     Some(parts?.join("\n"))
-}
-
-fn parsed_object(arguments: &str) -> Option<Value> {
-    serde_json::from_str(arguments).ok().filter(Value::is_object)
 }
 
 /// Writes empty text in place of content that is `null` or absent. Whether there was any.
@@ -129,7 +164,9 @@ pub(super) fn leave_open(messages: &mut Value) -> Result<OpenEnd, TemplateError>
         .as_array_mut()
         .and_then(|messages| messages.last_mut())
         .ok_or(cannot("there are no messages"))?;
-    let content = last.get_mut("content").ok_or(cannot("the last message has no content"))?;
+    let content = last
+        .get_mut("content")
+        .ok_or(cannot("the last message has no content"))?;
     let text = match content {
         Value::Array(parts) => parts.iter_mut().rev().find_map(|part| part.get_mut("text")),
         other => Some(other),

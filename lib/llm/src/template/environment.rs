@@ -35,9 +35,13 @@ pub(super) fn environment() -> Environment<'static> {
     environment.set_unknown_method_callback(methods::call);
     environment.add_filter("tojson", to_json);
     environment.add_test("sequence", is_sequence);
-    environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
-        Err(Error::new(ErrorKind::InvalidOperation, "raised").with_source(Raised(message)))
-    });
+    environment.add_test("iterable", is_iterable);
+    environment.add_function(
+        "raise_exception",
+        |message: String| -> Result<Value, Error> {
+            Err(Error::new(ErrorKind::InvalidOperation, "raised").with_source(Raised(message)))
+        },
+    );
     environment
 }
 
@@ -47,7 +51,9 @@ pub(super) fn without_generation_marks(source: &str) -> String {
     let mut text = String::with_capacity(source.len());
     let mut rest = source;
     while let Some(open) = rest.find("{%") {
-        let Some(len) = rest[open..].find("%}") else { break };
+        let Some(len) = rest[open..].find("%}") else {
+            break;
+        };
         let inside = &rest[open + 2..open + len];
         let word = inside.trim_matches(['-', '+']).trim();
         text.push_str(&rest[..open]);
@@ -77,10 +83,22 @@ fn invalid(what: &str, error: &dyn fmt::Display) -> Error {
 
 /// Strings and mappings are sequences too, as in Jinja2.
 fn is_sequence(value: &Value) -> bool {
-    matches!(value.kind(), ValueKind::Seq | ValueKind::String | ValueKind::Map)
+    matches!(
+        value.kind(),
+        ValueKind::Seq | ValueKind::String | ValueKind::Map
+    )
+}
+
+/// None is not iterable, as in Python.
+fn is_iterable(value: &Value) -> bool {
+    !value.is_none() && value.try_iter().is_ok()
 }
 
 /// `json.dumps` as `transformers` calls it: nothing escaped for HTML, keys in their order.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "a filter takes its arguments by value"
+)]
 fn to_json(value: &Value, indent: Option<usize>, options: Kwargs) -> Result<String, Error> {
     let indent = match indent {
         Some(indent) => Some(indent),
@@ -88,7 +106,9 @@ fn to_json(value: &Value, indent: Option<usize>, options: Kwargs) -> Result<Stri
     };
     let separators: Option<Vec<String>> = options.get("separators")?;
     let style = json::Style {
-        ascii: options.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false),
+        ascii: options
+            .get::<Option<bool>>("ensure_ascii")?
+            .unwrap_or(false),
         sort_keys: options.get::<Option<bool>>("sort_keys")?.unwrap_or(false),
         indent,
         separators: match separators.as_deref() {

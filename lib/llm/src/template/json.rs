@@ -22,7 +22,12 @@ pub(super) fn dump(value: &Value, style: &Style) -> String {
         (None, Some(_)) => (",", ": "),
         (None, None) => (", ", ": "),
     };
-    let mut dumper = Dumper { style, item, key, text: String::new() };
+    let mut dumper = Dumper {
+        style,
+        item,
+        key,
+        text: String::new(),
+    };
     dumper.value(value, 0);
     dumper.text
 }
@@ -123,7 +128,9 @@ fn python_number(number: &Number) -> String {
         return format!("{float:?}");
     }
     let written = format!("{float:e}");
-    let Some((mantissa, exponent)) = written.split_once('e') else { return written };
+    let Some((mantissa, exponent)) = written.split_once('e') else {
+        return written;
+    };
     let (sign, digits) = match exponent.strip_prefix('-') {
         Some(digits) => ('-', digits),
         None => ('+', exponent),
@@ -147,7 +154,12 @@ mod tests {
 
     #[test]
     fn indents_as_python_does() {
-        let style = Style { indent: Some(4), sort_keys: true, ascii: true, ..Style::default() };
+        let style = Style {
+            indent: Some(4),
+            sort_keys: true,
+            ascii: true,
+            ..Style::default()
+        };
         assert_eq!(
             dump(&json!({"b": ["😀", {}], "a": null}), &style),
             "{\n    \"a\": null,\n    \"b\": [\n        \"\\ud83d\\ude00\",\n        {}\n    ]\n}"

@@ -13,7 +13,9 @@ pub(super) fn call(
     args: &[Value],
 ) -> Result<Value, Error> {
     let extra = match value.kind() {
-        ValueKind::String => value.as_str().and_then(|text| on_string(text, method, args)),
+        ValueKind::String => value
+            .as_str()
+            .and_then(|text| on_string(text, method, args)),
         ValueKind::Seq => on_list(value, method, args),
         ValueKind::Undefined
         | ValueKind::None
@@ -32,8 +34,12 @@ pub(super) fn call(
 /// `None` for methods that are left to the engine's layer.
 fn on_string(text: &str, method: &str, args: &[Value]) -> Option<Result<Value, Error>> {
     Some(match method {
-        "removeprefix" => one(args, |prefix| text.strip_prefix(prefix).unwrap_or(text).into()),
-        "removesuffix" => one(args, |suffix| text.strip_suffix(suffix).unwrap_or(text).into()),
+        "removeprefix" => one(args, |prefix| {
+            text.strip_prefix(prefix).unwrap_or(text).into()
+        }),
+        "removesuffix" => one(args, |suffix| {
+            text.strip_suffix(suffix).unwrap_or(text).into()
+        }),
         "partition" => one(args, |by| match text.split_once(by) {
             Some((before, after)) => list(&[before, by, after]),
             None => list(&[text, "", ""]),

@@ -13,7 +13,11 @@ pub(super) struct Bounded {
 impl Bounded {
     /// An empty text.
     pub(super) fn new(limit: usize) -> Self {
-        Self { bytes: Vec::new(), limit, full: false }
+        Self {
+            bytes: Vec::new(),
+            limit,
+            full: false,
+        }
     }
 
     /// Whether something was refused.

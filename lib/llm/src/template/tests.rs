@@ -35,24 +35,60 @@ fn blocks_leave_no_lines_behind() {
 #[test]
 fn values_print_as_in_python() {
     let expected = "True None 1.0 ['a', 1, {'b': False}]";
-    assert_eq!(text("{{ true }} {{ none }} {{ 1.0 }} {{ ['a', 1, {'b': false}] }}"), expected);
-    assert_eq!(text("{{ missing }}|{{ 'x' ~ none }}|{{ (1, 'a') }}"), "|xNone|(1, 'a')");
+    assert_eq!(
+        text("{{ true }} {{ none }} {{ 1.0 }} {{ ['a', 1, {'b': false}] }}"),
+        expected
+    );
+    assert_eq!(
+        text("{{ missing }}|{{ 'x' ~ none }}|{{ (1, 'a') }}"),
+        "|xNone|(1, 'a')"
+    );
 }
 
 #[test]
 fn python_methods_work() {
     let cases = [
-        ("{{ 'xxaxx'.strip('x') }}{{ ' b '.lstrip() }}{{ 'c\\n\\n'.rstrip('\\n') }}", "ab c"),
-        ("{{ 'a-b-c'.split('-') | join(',') }} {{ 'a-b-c'.split('-', 1)[-1] }}", "a,b,c b-c"),
-        ("{{ 'a-b-c'.rsplit('-', 1)[0] }} {{ 'abc'.startswith(('x', 'ab')) }}", "a-b True"),
+        (
+            "{{ 'xxaxx'.strip('x') }}{{ ' b '.lstrip() }}{{ 'c\\n\\n'.rstrip('\\n') }}",
+            "ab c",
+        ),
+        (
+            "{{ 'a-b-c'.split('-') | join(',') }} {{ 'a-b-c'.split('-', 1)[-1] }}",
+            "a,b,c b-c",
+        ),
+        (
+            "{{ 'a-b-c'.rsplit('-', 1)[0] }} {{ 'abc'.startswith(('x', 'ab')) }}",
+            "a-b True",
+        ),
         ("{{ 'abc'.removeprefix('a').removesuffix('c') }}", "b"),
-        ("{{ 'k=v=w'.partition('=')[2] }} {{ 'k=v=w'.rpartition('=')[0] }}", "v=w k=v"),
-        ("{{ 'hello'.index('l') }} {{ ['a', 'b'].index('b') }} {{ '-7'.zfill(4) }}", "2 1 -007"),
-        ("{{ {'a': 1}.get('b', 2) }}{% for k, v in {'a': 1}.items() %}{{ k }}{{ v }}{% endfor %}", "2a1"),
-        ("{% for k, v in {'b': 1, 'a': 2} | items %}{{ k }}{% endfor %}", "ba"),
-        ("{% for k, v in {'b': 1, 'a': 2} | dictsort %}{{ k }}{% endfor %}", "ab"),
-        ("{{ [1, 2, 3][::-1] }} {{ [1, 2, 3][1:] }} {{ 'abc'[::-1] }}", "[3, 2, 1] [2, 3] cba"),
-        ("{{ 'ab'.upper() }}{{ 'Ab c'.title() }}{{ 'aXb'.replace('X', '') }}", "ABAb Cab"),
+        (
+            "{{ 'k=v=w'.partition('=')[2] }} {{ 'k=v=w'.rpartition('=')[0] }}",
+            "v=w k=v",
+        ),
+        (
+            "{{ 'hello'.index('l') }} {{ ['a', 'b'].index('b') }} {{ '-7'.zfill(4) }}",
+            "2 1 -007",
+        ),
+        (
+            "{{ {'a': 1}.get('b', 2) }}{% for k, v in {'a': 1}.items() %}{{ k }}{{ v }}{% endfor %}",
+            "2a1",
+        ),
+        (
+            "{% for k, v in {'b': 1, 'a': 2} | items %}{{ k }}{% endfor %}",
+            "ba",
+        ),
+        (
+            "{% for k, v in {'b': 1, 'a': 2} | dictsort %}{{ k }}{% endfor %}",
+            "ab",
+        ),
+        (
+            "{{ [1, 2, 3][::-1] }} {{ [1, 2, 3][1:] }} {{ 'abc'[::-1] }}",
+            "[3, 2, 1] [2, 3] cba",
+        ),
+        (
+            "{{ 'ab'.upper() }}{{ 'Ab c'.title() }}{{ 'aXb'.replace('X', '') }}",
+            "ABAb Cab",
+        ),
     ];
     for (template, expected) in cases {
         assert_eq!(text(template), expected, "{template}");
@@ -63,8 +99,8 @@ fn python_methods_work() {
 fn tests_hold_as_in_jinja2() {
     let template = "{{ x is defined }} {{ none is none }} {{ {} is mapping }} {{ 'a' is iterable }} \
         {{ 'a' is sequence }} {{ [] is sequence }} {{ 'a' is string }} {{ 1 is string }} {{ 1 is number }} \
-        {{ true is boolean }} {{ 'a' in {'a': 1} }} {{ {} is sequence }} {{ 1 is sequence }}";
-    let expected = "False True True True True True True False True True True True False";
+        {{ true is boolean }} {{ 'a' in {'a': 1} }} {{ {} is sequence }} {{ 1 is sequence }} {{ none is iterable }} {{ [] is iterable }}";
+    let expected = "False True True True True True True False True True True True False False True";
     assert_eq!(text(template), expected);
 }
 
@@ -82,7 +118,10 @@ fn namespaces_loops_and_macros_work() {
 #[test]
 fn recursive_macros_are_bounded() {
     let template = "{% macro f(x) %}{{ f(x + 1) }}{% endmacro %}{{ f(0) }}";
-    assert!(matches!(render(template, &json!([])), Err(TemplateError::Failed { .. })));
+    assert!(matches!(
+        render(template, &json!([])),
+        Err(TemplateError::Failed { .. })
+    ));
     let schema = "{% macro f(s) %}{{ s.t }}{% if s.of %}<{{ f(s.of) }}>{% endif %}{% endmacro %}{{ f(messages[0]) }}";
     let nested = json!([{"t": "a", "of": {"t": "b", "of": {"t": "c"}}}]);
     assert_eq!(render(schema, &nested).unwrap(), "a<b<c>>");
@@ -90,11 +129,22 @@ fn recursive_macros_are_bounded() {
 
 #[test]
 fn what_a_template_raises_comes_through() {
-    let template = "{% for m in messages %}{{ raise_exception('roles must ' + m.role) }}{% endfor %}";
+    let template =
+        "{% for m in messages %}{{ raise_exception('roles must ' + m.role) }}{% endfor %}";
     let outcome = render(template, &json!([{"role": "alternate"}]));
-    assert_eq!(outcome, Err(TemplateError::Raised { message: "roles must alternate".to_owned() }));
+    assert_eq!(
+        outcome,
+        Err(TemplateError::Raised {
+            message: "roles must alternate".to_owned()
+        })
+    );
     let inside = "{% macro f() %}{{ raise_exception('no') }}{% endmacro %}{{ f() }}";
-    assert_eq!(render(inside, &json!([])), Err(TemplateError::Raised { message: "no".to_owned() }));
+    assert_eq!(
+        render(inside, &json!([])),
+        Err(TemplateError::Raised {
+            message: "no".to_owned()
+        })
+    );
 }
 
 #[test]
@@ -102,7 +152,12 @@ fn a_template_that_does_not_end_is_ended() {
     let endless = "{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}\
         {% set x = 1 %}{% endfor %}{% endfor %}{% endfor %}";
     let error = render(endless, &json!([])).unwrap_err();
-    assert_eq!(error, TemplateError::TooManySteps { steps: ChatTemplate::MAX_STEPS });
+    assert_eq!(
+        error,
+        TemplateError::TooManySteps {
+            steps: ChatTemplate::MAX_STEPS
+        }
+    );
 }
 
 #[test]
@@ -110,7 +165,12 @@ fn a_prompt_that_is_too_large_is_refused() {
     let content = "x".repeat(1 << 20);
     let template = "{% for i in range(65) %}{{ messages[0].content }}{% endfor %}";
     let error = render(template, &json!([{"content": content}])).unwrap_err();
-    assert_eq!(error, TemplateError::TooLarge { limit: ChatTemplate::MAX_OUTPUT_BYTES });
+    assert_eq!(
+        error,
+        TemplateError::TooLarge {
+            limit: ChatTemplate::MAX_OUTPUT_BYTES
+        }
+    );
 }
 
 #[test]
@@ -123,11 +183,23 @@ fn malformed_templates_are_refused_when_compiled() {
 fn json_is_written_as_python_writes_it() {
     let messages = json!([{"z": "é<\"", "a": [1, 2.5, null, true]}]);
     let cases = [
-        ("{{ messages[0] | tojson }}", r#"{"z": "é<\"", "a": [1, 2.5, null, true]}"#),
-        ("{{ messages[0].a | tojson(indent=2) }}", "[\n  1,\n  2.5,\n  null,\n  true\n]"),
-        ("{{ {'a': 1} | tojson(separators=(',', ':')) }}", r#"{"a":1}"#),
+        (
+            "{{ messages[0] | tojson }}",
+            r#"{"z": "é<\"", "a": [1, 2.5, null, true]}"#,
+        ),
+        (
+            "{{ messages[0].a | tojson(indent=2) }}",
+            "[\n  1,\n  2.5,\n  null,\n  true\n]",
+        ),
+        (
+            "{{ {'a': 1} | tojson(separators=(',', ':')) }}",
+            r#"{"a":1}"#,
+        ),
         ("{{ 'é' | tojson(ensure_ascii=True) }}", r#""\u00e9""#),
-        ("{{ messages[0] | tojson(sort_keys=True) }}", r#"{"a": [1, 2.5, null, true], "z": "é<\""}"#),
+        (
+            "{{ messages[0] | tojson(sort_keys=True) }}",
+            r#"{"a": [1, 2.5, null, true], "z": "é<\""}"#,
+        ),
     ];
     for (template, expected) in cases {
         assert_eq!(render(template, &messages).unwrap(), expected, "{template}");
@@ -136,12 +208,18 @@ fn json_is_written_as_python_writes_it() {
 
 #[test]
 fn the_date_is_the_one_given() {
-    assert_eq!(text("{{ strftime_now('%d %b %Y %H:%M') }}"), "14 Nov 2023 22:13");
+    assert_eq!(
+        text("{{ strftime_now('%d %b %Y %H:%M') }}"),
+        "14 Nov 2023 22:13"
+    );
 }
 
 #[test]
 fn generation_marks_leave_their_content() {
-    assert_eq!(text("a\n{% generation %}\nb{%- endgeneration -%}  c"), "a\nbc");
+    assert_eq!(
+        text("a\n{% generation %}\nb{%- endgeneration -%}  c"),
+        "a\nbc"
+    );
 }
 
 #[test]
@@ -182,14 +260,32 @@ fn tool_arguments_come_in_the_form_that_the_template_wants() {
     let close = "{% endfor %}{% endfor %}";
     let dumps = format!("{open}{{{{ c.function.arguments | tojson }}}}{close}");
     assert_eq!(render(&dumps, &messages).unwrap(), "{\"a\": 1}");
+    let needs_text = format!("{{{{ messages[0].content + messages[1].content }}}}{dumps}");
+    assert!(
+        render(&needs_text, &json!([{"content": ""}, messages[0]]))
+            .unwrap()
+            .ends_with("{\"a\": 1}")
+    );
     let writes = format!("{open}{{{{ '' + c.function.arguments }}}}{close}");
     assert_eq!(render(&writes, &messages).unwrap(), "{\"a\":1}");
 }
 
 #[test]
+fn arguments_as_objects_become_text_where_the_template_joins_texts() {
+    let messages = json!([{"role": "assistant", "content": null, "tool_calls": [
+        {"type": "function", "function": {"name": "f", "arguments": {"a": [1, "é"]}}}]}]);
+    let writes = "{% for m in messages %}{% for c in m.tool_calls %}\
+        {{ '' + c.function.arguments }}{% endfor %}{% endfor %}";
+    assert_eq!(render(writes, &messages).unwrap(), "{\"a\": [1, \"é\"]}");
+}
+
+#[test]
 fn null_content_is_empty_text_where_the_template_fails_on_it() {
     let messages = json!([{"role": "assistant", "content": null}]);
-    assert_eq!(render("{{ 'a' + messages[0].content }}", &messages).unwrap(), "a");
+    assert_eq!(
+        render("{{ 'a' + messages[0].content }}", &messages).unwrap(),
+        "a"
+    );
     let asks = "{% if messages[0].content is none %}none{% endif %}";
     assert_eq!(render(asks, &messages).unwrap(), "none");
 }
@@ -209,8 +305,19 @@ fn tools_choose_their_template() {
     };
     assert_eq!(template.render(&input).unwrap(), "plain");
     let tools = json!([]);
-    assert_eq!(template.render(&RenderInput { tools: Some(&tools), ..input }).unwrap(), "tools");
-    let several = [("a".to_owned(), String::new()), ("b".to_owned(), String::new())];
+    assert_eq!(
+        template
+            .render(&RenderInput {
+                tools: Some(&tools),
+                ..input
+            })
+            .unwrap(),
+        "tools"
+    );
+    let several = [
+        ("a".to_owned(), String::new()),
+        ("b".to_owned(), String::new()),
+    ];
     let error = ChatTemplate::named(several, SpecialTokens::new()).unwrap_err();
     assert_eq!(error, TemplateError::NoDefault);
 }
@@ -219,19 +326,34 @@ fn tools_choose_their_template() {
 fn the_last_message_can_stay_open() {
     let template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>\n{% endfor %}";
     let trimming = template.replace("m.content", "m.content | trim");
-    let messages = json!([{"role": "user", "content": "q"}, {"role": "assistant", "content": "so far "}]);
+    let messages =
+        json!([{"role": "user", "content": "q"}, {"role": "assistant", "content": "so far "}]);
     let open = |template: &str, messages: &Value| {
-        ChatTemplate::new(template, SpecialTokens::new()).unwrap().render(&RenderInput {
-            messages,
-            tools: None,
-            add_generation_prompt: false,
-            continue_final_message: true,
-            kwargs: &Map::new(),
-            now: Duration::ZERO,
-        })
+        ChatTemplate::new(template, SpecialTokens::new())
+            .unwrap()
+            .render(&RenderInput {
+                messages,
+                tools: None,
+                add_generation_prompt: false,
+                continue_final_message: true,
+                kwargs: &Map::new(),
+                now: Duration::ZERO,
+            })
     };
-    assert_eq!(open(template, &messages).unwrap(), "<user>q</s>\n<assistant>so far ");
-    assert_eq!(open(&trimming, &messages).unwrap(), "<user>q</s>\n<assistant>so far");
-    assert!(matches!(open("", &messages), Err(TemplateError::CannotContinue { .. })));
-    assert!(matches!(open(template, &json!([])), Err(TemplateError::CannotContinue { .. })));
+    assert_eq!(
+        open(template, &messages).unwrap(),
+        "<user>q</s>\n<assistant>so far "
+    );
+    assert_eq!(
+        open(&trimming, &messages).unwrap(),
+        "<user>q</s>\n<assistant>so far"
+    );
+    assert!(matches!(
+        open("", &messages),
+        Err(TemplateError::CannotContinue { .. })
+    ));
+    assert!(matches!(
+        open(template, &json!([])),
+        Err(TemplateError::CannotContinue { .. })
+    ));
 }

@@ -24,25 +24,31 @@ type Object<'a> = BTreeMap<String, &'a RawValue>;
 
 /// Converts a `tokenizer.json` of either format.
 pub(super) fn canonicalise(text: &str) -> Result<Canonical, TokenizerError> {
-    let root: Object<'_> = serde_json::from_str(text).map_err(malformed)?;
+    let root: Object<'_> = serde_json::from_str(text).map_err(|error| malformed(&error))?;
     let model = root
         .get("model")
         .ok_or_else(|| TokenizerError::Load("the key `model` is missing".to_owned()))?;
-    let model: Object<'_> = serde_json::from_str(model.get()).map_err(malformed)?;
+    let model: Object<'_> = serde_json::from_str(model.get()).map_err(|error| malformed(&error))?;
 
     let vocab = model
         .get("vocab")
         .ok_or_else(|| TokenizerError::Load("the key `model.vocab` is missing".to_owned()))?
         .get();
-    let merges = model.get("merges").map(|raw| raw.get()).filter(|raw| *raw != "null");
+    let merges = model
+        .get("merges")
+        .map(|raw| raw.get())
+        .filter(|raw| *raw != "null");
     let mut skeleton = skeleton(&root, &model)?;
     tokenizers::canonicalize_value(&mut skeleton)
         .map_err(|error| TokenizerError::Load(error.to_string()))?;
 
-    Ok(Canonical { text: splice(skeleton, vocab, merges)?, vocab_size: vocab_span(vocab)? })
+    Ok(Canonical {
+        text: splice(skeleton, vocab, merges)?,
+        vocab_size: vocab_span(vocab)?,
+    })
 }
 
-fn malformed(error: serde_json::Error) -> TokenizerError {
+fn malformed(error: &serde_json::Error) -> TokenizerError {
     TokenizerError::Load(format!("not a tokenizer.json: {error}"))
 }
 
@@ -55,7 +61,7 @@ fn skeleton(root: &Object<'_>, model: &Object<'_>) -> Result<Value, TokenizerErr
             "vocab" => Value::Object(Map::new()),
             "merges" if raw.get() == "null" => Value::Null,
             "merges" => Value::Array(Vec::new()),
-            _ => serde_json::from_str(raw.get()).map_err(malformed)?,
+            _ => serde_json::from_str(raw.get()).map_err(|error| malformed(&error))?,
         };
         small.insert(key.clone(), value);
     }
@@ -63,7 +69,7 @@ fn skeleton(root: &Object<'_>, model: &Object<'_>) -> Result<Value, TokenizerErr
     for (key, raw) in root {
         let value = match key.as_str() {
             "model" => Value::Object(std::mem::take(&mut small)),
-            _ => serde_json::from_str(raw.get()).map_err(malformed)?,
+            _ => serde_json::from_str(raw.get()).map_err(|error| malformed(&error))?,
         };
         all.insert(key.clone(), value);
     }
@@ -71,16 +77,14 @@ fn skeleton(root: &Object<'_>, model: &Object<'_>) -> Result<Value, TokenizerErr
 }
 
 /// Writes the skeleton with vocabulary and merges in their places.
-fn splice(
-    skeleton: Value,
-    vocab: &str,
-    merges: Option<&str>,
-) -> Result<String, TokenizerError> {
+fn splice(skeleton: Value, vocab: &str, merges: Option<&str>) -> Result<String, TokenizerError> {
     let Value::Object(mut root) = skeleton else {
         return Err(TokenizerError::Load("not a JSON object".to_owned()));
     };
     let Some(Value::Object(mut model)) = root.remove("model") else {
-        return Err(TokenizerError::Load("the key `model` is not an object".to_owned()));
+        return Err(TokenizerError::Load(
+            "the key `model` is not an object".to_owned(),
+        ));
     };
     model.remove("vocab");
     model.remove("merges");
@@ -105,12 +109,13 @@ fn splice(
 
 /// Appends the merges as pairs; the old format has them as `"left right"`.
 fn push_pairs(text: &mut String, merges: &str) -> Result<(), TokenizerError> {
-    let first = merges.trim_start_matches(['[', ' ', '\n', '\r', '\t']);
+    let first = merges.strip_prefix('[').unwrap_or(merges).trim_start();
     if !first.starts_with('"') {
         text.push_str(merges);
         return Ok(());
     }
-    let entries: Vec<&RawValue> = serde_json::from_str(merges).map_err(malformed)?;
+    let entries: Vec<&RawValue> =
+        serde_json::from_str(merges).map_err(|error| malformed(&error))?;
     text.push('[');
     for entry in entries.iter().map(|entry| entry.get()) {
         // The header line of a merges.txt that went in with the merges.
@@ -119,7 +124,9 @@ fn push_pairs(text: &mut String, merges: &str) -> Result<(), TokenizerError> {
         }
         let mut parts = entry.split(' ');
         let (Some(left), Some(right), None) = (parts.next(), parts.next(), parts.next()) else {
-            return Err(TokenizerError::Load(format!("the merge {entry} is not two tokens")));
+            return Err(TokenizerError::Load(format!(
+                "the merge {entry} is not two tokens"
+            )));
         };
         if !text.ends_with('[') {
             text.push(',');
@@ -163,7 +170,9 @@ fn vocab_span(vocab: &str) -> Result<usize, TokenizerError> {
         }
     }
 
-    serde_json::Deserializer::from_str(vocab).deserialize_any(Span).map_err(malformed)
+    serde_json::Deserializer::from_str(vocab)
+        .deserialize_any(Span)
+        .map_err(|error| malformed(&error))
 }
 
 #[cfg(test)]

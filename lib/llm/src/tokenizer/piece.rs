@@ -41,14 +41,17 @@ impl PieceForm {
 
     fn add(&mut self, decoder: &DecoderRuntime) -> Result<(), TokenizerError> {
         let unsupported = |what: &str| {
-            Err(TokenizerError::Load(format!("the decoder {what} cannot decode token by token")))
+            Err(TokenizerError::Load(format!(
+                "the decoder {what} cannot decode token by token"
+            )))
         };
         match decoder {
             DecoderRuntime::ByteLevel(_) => self.byte_level = true,
             DecoderRuntime::ByteFallback(_) => self.byte_fallback = true,
             DecoderRuntime::Fuse(_) => {}
             DecoderRuntime::Metaspace(metaspace) => {
-                self.replacements.push((metaspace.get_replacement().to_string(), " ".to_owned()));
+                self.replacements
+                    .push((metaspace.get_replacement().to_string(), " ".to_owned()));
                 let scheme = metaspace.prepend_scheme;
                 if scheme != tokenizers::decoders::metaspace::PrependScheme::Never {
                     self.leading_spaces = usize::MAX;
@@ -56,7 +59,8 @@ impl PieceForm {
             }
             DecoderRuntime::Replace(replace) => match replace.pattern() {
                 ReplacePattern::String(pattern) => {
-                    self.replacements.push((pattern.clone(), replace.content().to_owned()));
+                    self.replacements
+                        .push((pattern.clone(), replace.content().to_owned()));
                 }
                 ReplacePattern::Regex(_) => return unsupported("Replace with a pattern"),
             },
@@ -87,7 +91,9 @@ impl PieceForm {
             let bytes: Option<Vec<u8>> = entry.chars().map(char_to_byte).collect();
             return bytes.unwrap_or_else(|| entry.into());
         }
-        if self.byte_fallback && let Some(byte) = written_byte(entry) {
+        if self.byte_fallback
+            && let Some(byte) = written_byte(entry)
+        {
             return vec![byte];
         }
         let mut text = entry.to_owned();
@@ -107,7 +113,11 @@ impl PieceForm {
 
     /// How many bytes the first token of a sequence loses.
     pub(super) fn dropped_from_first(&self, bytes: &[u8]) -> usize {
-        bytes.iter().take(self.leading_spaces).take_while(|&&byte| byte == b' ').count()
+        bytes
+            .iter()
+            .take(self.leading_spaces)
+            .take_while(|&&byte| byte == b' ')
+            .count()
     }
 }
 
@@ -115,7 +125,9 @@ impl PieceForm {
 fn written_byte(entry: &str) -> Option<u8> {
     let digits = entry.strip_prefix("<0x")?.strip_suffix('>')?;
     let written = digits.len() == 2 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
-    written.then(|| u8::from_str_radix(digits, 16).ok()).flatten()
+    written
+        .then(|| u8::from_str_radix(digits, 16).ok())
+        .flatten()
 }
 
 #[cfg(test)]

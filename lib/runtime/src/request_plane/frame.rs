@@ -16,7 +16,7 @@
 //! | 1 | HELLO | [`Hello`] as MessagePack map |
 //! | 2 | REQUEST | 4 bytes length of the header, [`WireHeader`] as MessagePack map, body |
 //! | 3 | ITEM | 8 bytes position, 4 bytes positions, item |
-//! | 4 | END | empty, or a `RequestError` as MessagePack map |
+//! | 4 | END | empty, or a `RequestError` as MessagePack map; on stream 0: why the connection ends |
 //! | 5 | CANCEL | empty |
 //! | 6 | CREDIT | 4 bytes: bytes that the reader has made room for |
 //! | 7 | PING | 8 bytes, given back |
@@ -125,7 +125,7 @@ pub enum Frame<'a> {
         /// The item itself.
         payload: &'a [u8],
     },
-    /// An answer is complete, or failed.
+    /// An answer is complete, or failed. On [`CONNECTION`]: everything on it has.
     End {
         /// The stream that ends.
         stream: u32,

@@ -6,8 +6,8 @@
 //! Invariants
 //! - An endpoint has at most one handler in a process.
 //! - A handler that refuses new work finishes what it has: [`Registration::refuse_new`] and
-//!   [`Registration::idle`] are the two halves of a drain. The refusal is one that callers may
-//!   retry elsewhere.
+//!   [`Registration::idle`] are the two halves of an endpoint's drain, [`Handlers::refuse_new`]
+//!   begins that of a whole process. The refusal is one that callers may retry elsewhere.
 //! - Dropping the [`Registration`] takes the handler away; its running streams go on.
 
 use super::{Handler, IncomingRequest, Item, ItemStream};
@@ -22,6 +22,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 /// When a caller that was refused by a draining worker may try again: long enough for the
 /// worker's withdrawal to reach it.
@@ -31,6 +32,7 @@ const RETRY_AFTER_DRAIN: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, Default)]
 pub struct Handlers {
     by_endpoint: Arc<Mutex<BTreeMap<EndpointId, Arc<Registered>>>>,
+    refusing: CancellationToken,
 }
 
 /// A handler in its place. Dropping it takes the handler away.
@@ -96,8 +98,21 @@ impl Handlers {
         })
     }
 
+    /// Refuses all new calls from now on, in a way that callers retry elsewhere.
+    pub fn refuse_new(&self) {
+        self.refusing.cancel();
+    }
+
+    /// Cancelled once all new calls are refused, for backends that tell their peers.
+    pub fn refusing(&self) -> &CancellationToken {
+        &self.refusing
+    }
+
     /// Hands a call to its handler. The stream it gives back counts as running until dropped.
     pub async fn dispatch(&self, request: IncomingRequest) -> Result<ItemStream, RequestError> {
+        if self.refusing.is_cancelled() {
+            return Err(draining());
+        }
         let registered = self
             .by_endpoint
             .lock()
@@ -109,9 +124,13 @@ impl Handlers {
                 format!("the worker does not serve {}", request.header.endpoint),
             ));
         };
-        registered.check(request.header.instance)?;
-        // Counted before the handler runs, so that a drain waits for it.
+        // Counted before the last look at whether calls are refused: a drain that begins at this
+        // moment either refuses this call or waits for it.
         let active = Active::enter(&registered);
+        if self.refusing.is_cancelled() {
+            return Err(draining());
+        }
+        registered.check(request.header.instance)?;
         let items = registered.handler.handle(request).await?;
         Ok(Box::pin(Counted {
             items,
@@ -166,14 +185,19 @@ impl Registered {
             ));
         }
         if self.refusing.load(Ordering::Acquire) {
-            return Err(RequestError::new(
-                ErrorCode::Draining,
-                "the worker is shutting down and takes no new requests; send it again",
-            )
-            .with_retry_after(RETRY_AFTER_DRAIN));
+            return Err(draining());
         }
         Ok(())
     }
+}
+
+/// What callers of a draining worker are told, by the worker or by their own side.
+pub(super) fn draining() -> RequestError {
+    RequestError::new(
+        ErrorCode::Draining,
+        "the worker is shutting down and takes no new requests; send it again",
+    )
+    .with_retry_after(RETRY_AFTER_DRAIN)
 }
 
 // === impl Active ===

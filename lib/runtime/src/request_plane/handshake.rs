@@ -4,6 +4,7 @@
 use super::frame::{self, Frame, FrameError, Hello, MAGIC, MAX_FRAME_BYTES, MAX_HELLO_BYTES};
 use crate::environment::Connection;
 use bytes::{Buf, BytesMut};
+use dynamo_protocols::{ErrorCode, RequestError};
 use std::io;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
@@ -52,6 +53,8 @@ pub(super) enum ConnectionError {
     NotReading,
     #[error("this process is stopping")]
     Stopping,
+    #[error("the peer ended the connection: {0}")]
+    Ended(RequestError),
 }
 
 /// Reads frames in large pieces.
@@ -110,6 +113,47 @@ pub(super) async fn greet(
     })
 }
 
+// === impl ConnectionError ===
+
+impl ConnectionError {
+    /// Whether the peer speaks, and speaks wrongly. Such a peer is told before the connection is
+    /// closed, so that its side can say what happened.
+    pub(super) fn is_violation(&self) -> bool {
+        matches!(
+            self,
+            Self::Frame(_) | Self::NotThisProtocol | Self::Version { .. } | Self::WrongState(_)
+        )
+    }
+
+    /// What those are told whose streams end with the connection.
+    pub(super) fn as_lost(&self) -> RequestError {
+        match self {
+            Self::Ended(reason) => reason.clone(),
+            violation if violation.is_violation() => RequestError::new(
+                ErrorCode::WorkerProtocol,
+                format!("the worker broke the protocol: {violation}"),
+            ),
+            lost => RequestError::new(
+                ErrorCode::WorkerLost,
+                format!("the worker was lost before its answer was complete: {lost}"),
+            ),
+        }
+    }
+
+    /// What those are told who wait for the connection to be made.
+    pub(super) fn as_unreachable(&self, address: &str) -> RequestError {
+        let code = if self.is_violation() {
+            ErrorCode::WorkerProtocol
+        } else {
+            ErrorCode::WorkerUnreachable
+        };
+        RequestError::new(
+            code,
+            format!("cannot reach the worker at {address}: {self}"),
+        )
+    }
+}
+
 // === impl FrameReader ===
 
 impl FrameReader {
@@ -142,6 +186,10 @@ impl FrameReader {
             match self.next() {
                 Ok(None) => {}
                 Ok(Some(Frame::Hello(hello))) if hello.magic == MAGIC => return Ok(hello),
+                Ok(Some(Frame::End {
+                    error: Some(reason),
+                    ..
+                })) => return Err(ConnectionError::Ended(reason)),
                 Ok(Some(_)) | Err(_) => return Err(ConnectionError::NotThisProtocol),
             }
         }

@@ -11,14 +11,19 @@
 //!   up its streams, it does not fill memory. Frames about the connection and its streams' state
 //!   (credit, cancel, end, heartbeats) are not held up, because the peer may need them to go on
 //!   reading; past [`HARD_LIMIT_BYTES`] the connection is given up.
+//! - A peer that takes nothing off its socket for [`STALL_BOUND`] is given up as well, even if it
+//!   goes on sending: its streams would hold up the engine behind them for ever.
 
 use crate::environment::Connection;
 use bytes::BytesMut;
 use parking_lot::Mutex;
+use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::io;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 use tokio::io::{AsyncWriteExt, WriteHalf};
+use tokio::time::timeout;
 
 /// Items wait above this. Enough for thousands of tokens in one write; at loopback and datacentre
 /// speeds it drains within a millisecond.
@@ -32,6 +37,11 @@ pub(super) const HARD_LIMIT_BYTES: usize =
 /// A buffer that grew beyond this is given back after it was written.
 const KEPT_BUFFER_BYTES: usize = 1024 * 1024;
 
+/// How long a write may make no progress at all. Slow readers do not come near it, because
+/// readers of streams are held up by credit and not by the socket; a peer that is silent as well
+/// is noticed sooner, by its missing heartbeats.
+const STALL_BOUND: Duration = Duration::from_secs(10);
+
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     state: Mutex<State>,
@@ -42,8 +52,9 @@ struct State {
     buffer: BytesMut,
     closed: bool,
     writer: Option<Waker>,
-    /// Streams that wait for room.
-    waiting: Vec<Waker>,
+    /// Streams that wait for room. By stream, so that one that is polled many times meanwhile
+    /// waits once.
+    waiting: BTreeMap<u32, Waker>,
 }
 
 /// The connection is closed: nothing put into it arrives.
@@ -66,10 +77,11 @@ impl Outbox {
         Ok(())
     }
 
-    /// Puts an item or a request once there is room.
+    /// Puts an item or a request of a stream once there is room.
     pub(super) fn poll_put(
         &self,
         context: &mut Context<'_>,
+        stream: u32,
         put: impl FnOnce(&mut BytesMut),
     ) -> Poll<Result<(), Closed>> {
         let mut state = self.state.lock();
@@ -77,7 +89,7 @@ impl Outbox {
             return Poll::Ready(Err(Closed));
         }
         if state.buffer.len() >= HIGH_WATER_BYTES {
-            state.waiting.push(context.waker().clone());
+            state.waiting.insert(stream, context.waker().clone());
             return Poll::Pending;
         }
         put(&mut state.buffer);
@@ -100,7 +112,7 @@ impl Outbox {
             // One round for the streams that are ready as well: their frames join this write.
             tokio::task::yield_now().await;
             self.take(&mut batch);
-            connection.write_all(&batch).await?;
+            write_batch(&mut connection, &batch).await?;
             batch.clear();
             if batch.capacity() > KEPT_BUFFER_BYTES {
                 batch = BytesMut::new();
@@ -108,7 +120,7 @@ impl Outbox {
         }
         // What was put before the close still goes out: an END says more than a cut.
         self.take(&mut batch);
-        connection.write_all(&batch).await?;
+        write_batch(&mut connection, &batch).await?;
         connection.shutdown().await
     }
 
@@ -131,15 +143,34 @@ impl Outbox {
         std::mem::swap(&mut state.buffer, written);
         let waiting = std::mem::take(&mut state.waiting);
         drop(state);
-        waiting.into_iter().for_each(Waker::wake);
+        waiting.into_values().for_each(Waker::wake);
     }
+}
+
+/// Writes everything, as long as the peer keeps taking some of it.
+async fn write_batch(
+    connection: &mut WriteHalf<Box<dyn Connection>>,
+    mut batch: &[u8],
+) -> io::Result<()> {
+    while !batch.is_empty() {
+        let taken = timeout(STALL_BOUND, connection.write(batch))
+            .await
+            .map_err(io::Error::from)??;
+        if taken == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        batch = &batch[taken..];
+    }
+    Ok(())
 }
 
 impl State {
     fn close(&mut self) {
         self.closed = true;
         self.writer.take().into_iter().for_each(Waker::wake);
-        self.waiting.drain(..).for_each(Waker::wake);
+        std::mem::take(&mut self.waiting)
+            .into_values()
+            .for_each(Waker::wake);
     }
 }
 
@@ -183,14 +214,14 @@ mod tests {
         let outbox = Outbox::default();
         let mut context = Context::from_waker(Waker::noop());
         let fill = |out: &mut BytesMut| out.put_bytes(0, HIGH_WATER_BYTES);
-        assert_eq!(outbox.poll_put(&mut context, fill), Poll::Ready(Ok(())));
-        assert!(outbox.poll_put(&mut context, put_byte(1)).is_pending());
+        assert_eq!(outbox.poll_put(&mut context, 1, fill), Poll::Ready(Ok(())));
+        assert!(outbox.poll_put(&mut context, 1, put_byte(1)).is_pending());
         assert_eq!(outbox.put_control(put_byte(2)), Ok(()));
         let mut taken = BytesMut::new();
         outbox.take(&mut taken);
         assert_eq!(taken.len(), HIGH_WATER_BYTES + 1);
         assert_eq!(
-            outbox.poll_put(&mut context, put_byte(3)),
+            outbox.poll_put(&mut context, 1, put_byte(3)),
             Poll::Ready(Ok(()))
         );
     }
@@ -202,8 +233,49 @@ mod tests {
         assert_eq!(outbox.put_control(flood), Err(Closed));
         let mut context = Context::from_waker(Waker::noop());
         assert_eq!(
-            outbox.poll_put(&mut context, put_byte(1)),
+            outbox.poll_put(&mut context, 1, put_byte(1)),
             Poll::Ready(Err(Closed))
         );
+    }
+
+    #[test]
+    fn a_stream_that_is_polled_often_while_it_waits_takes_one_place() {
+        let outbox = Outbox::default();
+        let mut context = Context::from_waker(Waker::noop());
+        let fill = |out: &mut BytesMut| out.put_bytes(0, HIGH_WATER_BYTES);
+        assert!(outbox.poll_put(&mut context, 1, fill).is_ready());
+        for _ in 0..1000 {
+            assert!(outbox.poll_put(&mut context, 1, put_byte(1)).is_pending());
+            assert!(outbox.poll_put(&mut context, 2, put_byte(1)).is_pending());
+        }
+        assert_eq!(outbox.state.lock().waiting.len(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_takes_nothing_for_too_long_ends_the_writer() {
+        let (near, mut far) = tokio::io::duplex(64);
+        let (_, write) = tokio::io::split(Box::new(near) as Box<dyn Connection>);
+        let outbox = Outbox::default();
+        outbox
+            .put_control(|out| out.put_bytes(0, 64 * 4))
+            .unwrap();
+        // Slow, but it goes on: each read makes room within the bound.
+        let read = async {
+            let mut some = [0; 64];
+            for _ in 0..3 {
+                tokio::time::sleep(STALL_BOUND / 2).await;
+                far.read_exact(&mut some).await.unwrap();
+            }
+            outbox.put_control(|out| out.put_bytes(0, 64)).unwrap();
+            std::future::pending::<()>().await;
+        };
+        let started = tokio::time::Instant::now();
+        let ended = tokio::select! {
+            biased;
+            () = read => unreachable!("it waits for ever"),
+            ended = outbox.write_to(write) => ended,
+        };
+        assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert_eq!(started.elapsed(), STALL_BOUND / 2 * 3 + STALL_BOUND);
     }
 }

@@ -110,13 +110,14 @@ impl ServerStream {
             }
             self.credit.lock().left -= i64::from(cost(item.payload.len()));
             poll_fn(|context| {
-                outbox.poll_put(context, |out| {
+                outbox.poll_put(context, stream, |out| {
                     frame::put_item(out, stream, position, item.positions, &item.payload);
                 })
             })
             .await
             .map_err(|_| Gone)?;
-            position += u64::from(item.positions);
+            // The caller chose where to start: its number must not be able to overflow here.
+            position = position.saturating_add(u64::from(item.positions));
             // A handler that is always ready must not keep its thread from the other streams.
             tokio::task::coop::consume_budget().await;
         }

@@ -7,8 +7,9 @@
 //! Invariants
 //! - There is at most one connection to a peer per class; calls that come while it is being made
 //!   wait for it, and fail with it.
-//! - A connection that ended is replaced by the next call, never by a background loop: who calls
-//!   decides whether and when to try again.
+//! - A connection that ended is replaced by the next call, never by a background loop. After
+//!   failed attempts the next one waits ([`RECONNECT_PAUSE`]); calls until then fail at once with
+//!   the error of the last, so that nobody waits for a peer that is known to be gone.
 
 use super::frame;
 use super::handlers::Handlers;
@@ -16,6 +17,7 @@ use super::handshake::ConnectionError;
 use super::liveness::{Liveness, PING_INTERVAL, Verdict};
 use super::outbox::Outbox;
 use super::tcp_client::{ClientConnection, NotUsable};
+use super::tcp_server::{Limits, MAX_CONNECTIONS, MAX_STREAMS_PER_CONNECTION};
 use super::{RequestHeader, RequestPlane, ResponseStream, TrafficClass, tcp_server};
 use crate::{Environment, Tasks};
 use bytes::Bytes;
@@ -26,6 +28,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::time::Instant;
 
 /// The transport's name in addresses.
@@ -34,6 +37,14 @@ const SCHEME: &str = "tcp://";
 /// Peers to remember before those without a connection are forgotten: workers come back under
 /// new ports, and a long life must not collect the old ones.
 const REMEMBERED_PEERS: usize = 1024;
+
+/// How long to leave a peer alone after a failed attempt to connect; doubled with each further
+/// one up to [`LONGEST_RECONNECT_PAUSE`]. It spares a peer that is down a storm of attempts, and
+/// is short beside a restart.
+const RECONNECT_PAUSE: Duration = Duration::from_millis(25);
+
+/// See [`RECONNECT_PAUSE`].
+const LONGEST_RECONNECT_PAUSE: Duration = Duration::from_secs(1);
 
 /// Connections to try for one call: one that was pooled and turned out dead, and a new one.
 const CONNECTIONS_PER_CALL: usize = 2;
@@ -47,6 +58,10 @@ pub struct TcpPlaneOptions {
     pub port: u16,
     /// Host that others reach this process by, if it is not the one listened on.
     pub advertise_host: Option<String>,
+    /// Connections taken at once.
+    pub max_connections: usize,
+    /// Streams that one connection may carry at once.
+    pub max_streams_per_connection: usize,
 }
 
 impl Default for TcpPlaneOptions {
@@ -55,6 +70,8 @@ impl Default for TcpPlaneOptions {
             host: "127.0.0.1".to_owned(),
             port: 0,
             advertise_host: None,
+            max_connections: MAX_CONNECTIONS,
+            max_streams_per_connection: MAX_STREAMS_PER_CONNECTION,
         }
     }
 }
@@ -102,10 +119,12 @@ struct Peer {
     connection: Mutex<Option<Arc<ClientConnection>>>,
 }
 
-/// The last attempt to connect, for those who waited for it.
+/// Attempts to connect that failed, with none that succeeded since.
 #[derive(Debug, Clone)]
 struct Failed {
-    at: Instant,
+    times: u32,
+    /// Before this nobody tries again.
+    until: Instant,
     error: RequestError,
 }
 
@@ -135,9 +154,13 @@ impl TcpPlane {
             None => format!("{SCHEME}{bound}"),
         };
         let handlers = Handlers::new();
+        let limits = Limits {
+            connections: options.max_connections,
+            streams_per_connection: options.max_streams_per_connection,
+        };
         tasks.spawn(
             "request plane listener",
-            tcp_server::serve(listener, handlers.clone(), tasks.child()),
+            tcp_server::serve(listener, handlers.clone(), tasks.child(), limits),
         );
         Ok(Self {
             parts: Arc::new(Parts {
@@ -196,13 +219,12 @@ impl TcpPlane {
         if let Some(connection) = peer.usable() {
             return Ok(connection);
         }
-        let waiting_since = Instant::now();
         let mut last = peer.connecting.lock().await;
         // Somebody else may have connected, or failed to, while this call waited.
         if let Some(connection) = peer.usable() {
             return Ok(connection);
         }
-        if let Some(failed) = last.as_ref().filter(|failed| failed.at > waiting_since) {
+        if let Some(failed) = last.as_ref().filter(|failed| Instant::now() < failed.until) {
             return Err(failed.error.clone());
         }
         let Parts {
@@ -215,8 +237,10 @@ impl TcpPlane {
                 Ok(connection)
             }
             Err(error) => {
+                let times = last.as_ref().map_or(0, |failed| failed.times);
                 *last = Some(Failed {
-                    at: Instant::now(),
+                    times: times.saturating_add(1),
+                    until: Instant::now() + reconnect_pause(times),
                     error: error.clone(),
                 });
                 Err(error)
@@ -249,6 +273,14 @@ impl Peer {
         let connection = self.connection.lock();
         connection.as_ref().filter(|it| it.is_usable()).cloned()
     }
+}
+
+/// The pause after a failure that `times` failures went before.
+fn reconnect_pause(times: u32) -> Duration {
+    let doubled = 2_u32.saturating_pow(times.min(16));
+    RECONNECT_PAUSE
+        .saturating_mul(doubled)
+        .min(LONGEST_RECONNECT_PAUSE)
 }
 
 /// Pings the peer at each interval until it has been silent for too long.

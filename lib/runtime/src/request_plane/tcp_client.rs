@@ -7,6 +7,7 @@
 //! - When the connection ends, for whatever reason, every stream on it ends with `worker_lost`.
 
 use super::frame::{self, Frame, MAX_FRAME_BYTES, WireHeader};
+use super::handlers::draining;
 use super::handshake::{BULK_FEATURE, ConnectionError, FrameReader, Greeted, greet};
 use super::inbox::{Batch, Inbox, Taken};
 use super::outbox::Outbox;
@@ -71,7 +72,6 @@ struct TcpAnswer {
     /// Taken out and not yet credited, in bytes.
     uncredited: u32,
     deadline: Option<Pin<Box<Sleep>>>,
-    ended: bool,
 }
 
 /// The connection cannot carry another stream; a new one may.
@@ -104,7 +104,7 @@ impl ClientConnection {
         };
         let greeted = greet(connection, features)
             .await
-            .map_err(|error| unreachable(error.to_string()))?;
+            .map_err(|error| error.as_unreachable(address))?;
         let this = Arc::new(Self {
             outbox: Outbox::default(),
             streams: Mutex::new(Streams {
@@ -128,9 +128,11 @@ impl ClientConnection {
         Ok(this)
     }
 
-    /// Whether new streams may be opened.
+    /// Whether calls go here. One to a peer that is going away is refused without asking it.
     pub(super) fn is_usable(&self) -> bool {
-        self.streams.lock().state == State::Open
+        let streams = self.streams.lock();
+        // Numbers are used once: a connection that has used them all is replaced.
+        streams.state != State::Closed && streams.next != u32::MAX
     }
 
     /// Sends a call and gives back the receiving end of its answer.
@@ -148,10 +150,13 @@ impl ClientConnection {
                 ),
             )));
         }
+        if self.streams.lock().state == State::GoingAway {
+            return Ok(Err(draining()));
+        }
         let answer = self.register(header.deadline)?;
         let wire = WireHeader::new(header, self.window, Instant::now());
         poll_fn(|context| {
-            self.outbox.poll_put(context, |out| {
+            self.outbox.poll_put(context, answer.stream, |out| {
                 frame::put_request(out, answer.stream, &wire, body);
             })
         })
@@ -163,8 +168,7 @@ impl ClientConnection {
     fn register(self: &Arc<Self>, deadline: Option<Instant>) -> Result<TcpAnswer, NotUsable> {
         let inbox = Arc::new(Inbox::new(self.window));
         let mut streams = self.streams.lock();
-        // Numbers are used once: a connection that has used them all is replaced.
-        if streams.state != State::Open || streams.next == u32::MAX {
+        if streams.state == State::Closed || streams.next == u32::MAX {
             return Err(NotUsable);
         }
         let stream = streams.next;
@@ -178,7 +182,6 @@ impl ClientConnection {
             batch: Batch::default(),
             uncredited: 0,
             deadline: deadline.map(|at| Box::pin(sleep_until(at))),
-            ended: false,
         })
     }
 
@@ -190,24 +193,27 @@ impl ClientConnection {
         let read = async {
             let mut wakers = Vec::new();
             loop {
-                if let Err(error) = reader.fill().await {
-                    return error;
-                }
-                *heard.lock() = Instant::now();
+                // First of all: frames may have come together with the HELLO.
                 let taken = self.take_frames(&mut reader, &mut wakers);
                 wakers.drain(..).for_each(Waker::wake);
                 if let Err(error) = taken {
                     return error;
                 }
+                if let Err(error) = reader.fill().await {
+                    return error;
+                }
+                *heard.lock() = Instant::now();
             }
         };
         tokio::select! {
             biased;
             error = keep_alive(&self.outbox, &heard) => error,
-            error = read => error,
+            // Before the reader: a peer that never stops sending would use up every turn of
+            // this task, and credit and heartbeats would never leave.
             written = self.outbox.write_to(writer) => {
                 written.map_or_else(ConnectionError::from, |()| ConnectionError::NotReading)
             }
+            error = read => error,
         }
     }
 
@@ -230,6 +236,9 @@ impl ClientConnection {
                     None => self.control(|out| frame::put_cancel(out, stream))?,
                 },
                 Frame::End { stream, error } => {
+                    if stream == frame::CONNECTION {
+                        return Err(error.map_or(ConnectionError::Closed, ConnectionError::Ended));
+                    }
                     if let Some(inbox) = streams.inboxes.remove(&stream) {
                         wakers.extend(inbox.end(error.map_or(Ok(()), Err)));
                     }
@@ -263,16 +272,7 @@ impl ClientConnection {
         if !orderly || !inboxes.is_empty() {
             tracing::warn!(peer, %error, streams = inboxes.len(), "request plane connection lost");
         }
-        let lost = match error {
-            ConnectionError::Frame(_) | ConnectionError::WrongState(_) => RequestError::new(
-                ErrorCode::WorkerProtocol,
-                format!("the worker broke the protocol: {error}"),
-            ),
-            _ => RequestError::new(
-                ErrorCode::WorkerLost,
-                format!("the worker was lost before its answer was complete: {error}"),
-            ),
-        };
+        let lost = error.as_lost();
         for inbox in inboxes.into_values() {
             inbox
                 .end(Err(lost.clone()))
@@ -311,22 +311,18 @@ impl ReceiveItems for TcpAnswer {
                 self.spend(cost);
                 return Poll::Ready(Some(Ok(item)));
             }
+            // The server keeps the deadline as well; this is for one that is out of reach, or
+            // does not care. Once per batch is often enough.
+            if let Some(deadline) = &mut self.deadline
+                && deadline.as_mut().poll(context).is_ready()
+            {
+                return Poll::Ready(Some(Err(deadline_error())));
+            }
             match self.inbox.poll_take(context, &mut self.batch) {
                 Poll::Ready(Taken::Items) => {}
-                Poll::Ready(Taken::End(error)) => {
-                    self.ended = true;
-                    return Poll::Ready(error.map(Err));
-                }
-                Poll::Pending => break,
+                Poll::Ready(Taken::End(error)) => return Poll::Ready(error.map(Err)),
+                Poll::Pending => return Poll::Pending,
             }
-        }
-        // The server keeps the deadline as well; this is for one that is out of reach.
-        match &mut self.deadline {
-            Some(deadline) => deadline
-                .as_mut()
-                .poll(context)
-                .map(|()| Some(Err(deadline_error()))),
-            None => Poll::Pending,
         }
     }
 }
@@ -334,7 +330,8 @@ impl ReceiveItems for TcpAnswer {
 impl Drop for TcpAnswer {
     fn drop(&mut self) {
         let listed = self.connection.streams.lock().inboxes.remove(&self.stream);
-        if listed.is_some() && !self.ended {
+        // One that the server has ended is not listed any more.
+        if listed.is_some() {
             drop(
                 self.connection
                     .outbox

@@ -6,7 +6,7 @@
 //! - Connections and streams per connection are bounded; what is over is refused in a way that
 //!   callers retry elsewhere.
 
-use super::frame::{self, Frame, WireHeader};
+use super::frame::{self, Frame, Hello, WireHeader};
 use super::handlers::Handlers;
 use super::handshake::{BULK_FEATURE, ConnectionError, FrameReader, Greeted, greet};
 use super::outbox::Outbox;
@@ -15,21 +15,27 @@ use super::tcp::keep_alive;
 use super::{IncomingRequest, TrafficClass};
 use crate::Tasks;
 use crate::environment::{Connection, Listener};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use dynamo_protocols::{ErrorCode, RequestError};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
+use std::future::pending;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::AsyncWriteExt;
 use tokio::sync::Semaphore;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 /// Connections a process takes: two (tokens and bulk) from each of hundreds of frontends.
-const MAX_CONNECTIONS: usize = 1024;
+pub(super) const MAX_CONNECTIONS: usize = 1024;
 
 /// Streams one connection may carry at once. A frontend that has more in flight to one worker
 /// than this is better refused: no engine batches that many.
-const MAX_STREAMS_PER_CONNECTION: usize = 4096;
+pub(super) const MAX_STREAMS_PER_CONNECTION: usize = 4096;
+
+/// Connections that are being told that there is no place. Beyond them they are just closed.
+const MAX_REFUSALS: usize = 64;
 
 /// Pause after a failed accept (out of file descriptors, say), so that it does not spin.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
@@ -41,9 +47,22 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 /// When a caller that was refused for lack of room may try again.
 const RETRY_AFTER_FULL: Duration = Duration::from_secs(1);
 
+/// What the serving side takes at once.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    pub(super) connections: usize,
+    pub(super) streams_per_connection: usize,
+}
+
 /// Accepts connections until its tasks are cancelled.
-pub(super) async fn serve(listener: Box<dyn Listener>, handlers: Handlers, tasks: Tasks) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+pub(super) async fn serve(
+    listener: Box<dyn Listener>,
+    handlers: Handlers,
+    tasks: Tasks,
+    limits: Limits,
+) {
+    let places = Arc::new(Semaphore::new(limits.connections));
+    let refusals = Arc::new(Semaphore::new(MAX_REFUSALS));
     loop {
         let accepted = match tasks
             .cancellation()
@@ -62,14 +81,21 @@ pub(super) async fn serve(listener: Box<dyn Listener>, handlers: Handlers, tasks
             }
         };
         let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-            tracing::warn!(%peer, limit = MAX_CONNECTIONS, "request plane connection refused");
+            tracing::warn!(%peer, limit = limits.connections, "request plane connection refused");
+            if let Ok(place) = Arc::clone(&refusals).try_acquire_owned() {
+                tasks.spawn_until_cancelled("refused connection", async move {
+                    // It is refused either way.
+                    drop(timeout(FLUSH_TIMEOUT, refuse(connection)).await);
+                    drop(place);
+                });
+            }
             continue;
         };
         let own = tasks.child();
         let handlers = handlers.clone();
         tasks.spawn("request plane server connection", async move {
             let _place = place;
-            match run_connection(connection, handlers, &own).await {
+            match run_connection(connection, handlers, &own, limits).await {
                 Ok(()) | Err(ConnectionError::Closed | ConnectionError::Stopping) => {}
                 Err(error) => tracing::warn!(%peer, %error, "request plane connection ended"),
             }
@@ -78,8 +104,26 @@ pub(super) async fn serve(listener: Box<dyn Listener>, handlers: Handlers, tasks
     }
 }
 
+/// Says why there is no place, and waits for the peer to close: closing first would discard what
+/// it has not read yet.
+async fn refuse(mut connection: Box<dyn Connection>) -> io::Result<()> {
+    let full = RequestError::new(
+        ErrorCode::NoCapacity,
+        "the worker has as many connections as it takes; send the request again later",
+    );
+    let mut out = BytesMut::new();
+    frame::put_hello(&mut out, &Hello::of_this_build());
+    let full = full.with_retry_after(RETRY_AFTER_FULL);
+    frame::put_end(&mut out, frame::CONNECTION, Some(&full));
+    connection.write_all(&out).await?;
+    connection.shutdown().await?;
+    tokio::io::copy(&mut connection, &mut tokio::io::sink()).await?;
+    Ok(())
+}
+
 /// A connection's running streams.
 struct Streams {
+    limit: usize,
     class: TrafficClass,
     handlers: Handlers,
     outbox: Arc<Outbox>,
@@ -91,6 +135,7 @@ async fn run_connection(
     connection: Box<dyn Connection>,
     handlers: Handlers,
     tasks: &Tasks,
+    limits: Limits,
 ) -> Result<(), ConnectionError> {
     let Greeted {
         mut reader,
@@ -105,7 +150,9 @@ async fn run_connection(
         Some(greeted) => greeted?,
     };
     let outbox = Arc::new(Outbox::default());
+    let refusing = handlers.refusing().clone();
     let streams = Streams {
+        limit: limits.streams_per_connection,
         class: if peer.features.iter().any(|feature| feature == BULK_FEATURE) {
             TrafficClass::Bulk
         } else {
@@ -119,23 +166,38 @@ async fn run_connection(
     let heard = Mutex::new(Instant::now());
     let read = async {
         loop {
+            // First of all: frames may have come together with the HELLO.
+            streams.take_frames(&mut reader)?;
             reader.fill().await?;
             *heard.lock() = Instant::now();
-            streams.take_frames(&mut reader)?;
         }
+    };
+    let go_away = async {
+        refusing.cancelled().await;
+        // A closed outbox has no reader for it.
+        drop(outbox.put_control(frame::put_go_away));
+        pending().await
     };
     let mut write = std::pin::pin!(outbox.write_to(writer));
     let ended = tokio::select! {
         biased;
         () = tasks.cancellation().cancelled() => Err(ConnectionError::Stopping),
         ended = keep_alive(&outbox, &heard) => Err(ended),
-        ended = read => ended,
+        ended = go_away => ended,
+        // Before the reader: a peer that never stops sending would use up every turn of this
+        // task, and neither items nor heartbeats would ever leave.
         written = &mut write => Err(written.map_or_else(ConnectionError::from, |()| ConnectionError::NotReading)),
+        ended = read => ended,
     };
+    let told = ended.as_ref().err().filter(|error| error.is_violation());
+    if let Some(violation) = told {
+        let reason = RequestError::new(ErrorCode::WorkerProtocol, violation.to_string());
+        drop(outbox.put_control(|out| frame::put_end(out, frame::CONNECTION, Some(&reason))));
+    }
     outbox.close();
-    if matches!(ended, Err(ConnectionError::Stopping)) {
-        // What drained streams put last still goes out, unless the peer does not take it.
-        drop(tokio::time::timeout(FLUSH_TIMEOUT, write).await);
+    if told.is_some() || matches!(ended, Err(ConnectionError::Stopping)) {
+        // What was put last still goes out, unless the peer does not take it.
+        drop(timeout(FLUSH_TIMEOUT, write).await);
     }
     ended
 }
@@ -186,14 +248,15 @@ impl Streams {
             }
         };
         let mut running = self.running.lock();
-        if running.contains_key(&stream) {
+        if stream == frame::CONNECTION || running.contains_key(&stream) {
             return Err(ConnectionError::WrongState("REQUEST on a running stream"));
         }
-        if running.len() >= MAX_STREAMS_PER_CONNECTION {
+        if running.len() >= self.limit {
             drop(running);
             let message = format!(
-                "the worker runs {MAX_STREAMS_PER_CONNECTION} streams of this frontend already; \
-                 send the request again later"
+                "the worker runs {} streams of this frontend already; \
+                 send the request again later",
+                self.limit
             );
             let full = RequestError::new(ErrorCode::NoCapacity, message);
             return self.refuse(stream, full.with_retry_after(RETRY_AFTER_FULL));

@@ -9,6 +9,16 @@ mod discovery;
 #[cfg(test)]
 mod discovery_processes;
 #[cfg(test)]
+mod request_plane;
+#[cfg(test)]
+mod request_plane_bad_input;
+#[cfg(test)]
+mod request_plane_network;
+#[cfg(test)]
+mod request_plane_peer;
+#[cfg(test)]
+mod request_plane_recorded;
+#[cfg(test)]
 mod shutdown_signals;
 #[cfg(test)]
 mod status;

@@ -9,6 +9,7 @@ fn chat(body: &str) -> (ErrorCode, Option<String>, String) {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn errors_name_the_path_what_was_expected_and_what_came() {
     let rows = [
         (

@@ -1,0 +1,292 @@
+//! The command line: which command, which forms, which options. Pure but for reading the file
+//! that `--config` names.
+
+use crate::forms::{FormError, Forms};
+use crate::loader::{Surroundings, read_config};
+use clap::{Arg, ArgAction, ArgMatches, Command, ValueHint, value_parser};
+use clap_complete::Shell;
+use dynamo_config::{ConfigError, Resolved, Schema, Sources};
+use dynamo_frontend::FrontendOptions;
+use dynamo_frontend::batch::BatchOptions;
+use dynamo_frontend::console::ConsoleOptions;
+use dynamo_llm::config::{EchoEngineOptions, ModelOptions};
+use dynamo_llm::hub::HubOptions;
+use dynamo_runtime::config::RuntimeOptions;
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// What the command line asks for.
+pub(crate) enum Parsed {
+    /// To run something.
+    Run(Box<Invocation>),
+    /// To see a text.
+    Print(String),
+    /// To write the reference pages to a folder.
+    Reference(PathBuf),
+}
+
+/// A command to run, and its options.
+pub(crate) struct Invocation {
+    pub(crate) command: CommandKind,
+    pub(crate) options: Resolved,
+}
+
+/// The commands that run.
+#[derive(Debug)]
+pub(crate) enum CommandKind {
+    /// `run` and `serve`: any input with any output.
+    Run(Forms),
+    /// The HTTP server for whatever workers announce.
+    Frontend,
+    /// Fetch a model and print where it is.
+    ModelFetch(String),
+    /// Print a model's card.
+    ModelShow(String),
+}
+
+/// Why the command line makes no sense.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum UsageError {
+    #[error("{0}")]
+    Clap(#[from] clap::Error),
+    #[error(transparent)]
+    Form(#[from] FormError),
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("{0:#}")]
+    File(#[from] anyhow::Error),
+}
+
+/// Commands whose options have a reference page, with the page's title.
+pub(crate) const REFERENCE: &[(&str, &str)] = &[
+    ("run", "dynamo run, dynamo serve"),
+    ("frontend", "dynamo frontend"),
+    ("model", "dynamo model"),
+];
+
+const RUN_HELP: &str = "\
+Forms:
+  in=text|stdin|http|batch:FILE.jsonl|dyn://NAMESPACE.COMPONENT.ENDPOINT|none
+  out=echo|llamacpp|auto|dyn://NAMESPACE.COMPONENT.ENDPOINT
+  MODEL  a GGUF file, a Hugging Face folder, or a Hugging Face id
+
+  in defaults to text in a terminal and to stdin otherwise, out to llamacpp with a model and to
+  auto without one.
+
+Examples:
+  dynamo run in=http out=llamacpp model.gguf     one process, OpenAI-compatible server
+  dynamo run in=dyn://dynamo.backend.generate out=llamacpp model.gguf     a worker
+  dynamo run in=http out=auto                    a frontend for whatever workers announce
+  dynamo run in=batch:prompts.jsonl out=llamacpp model.gguf";
+
+/// The options of a command.
+pub(crate) fn schema(command: &str) -> Schema {
+    let schema = match command {
+        "frontend" => Schema::new()
+            .with::<FrontendOptions>()
+            .with::<ModelOptions>()
+            .with::<RuntimeOptions>(),
+        "model" => Schema::new().with::<HubOptions>().with::<RuntimeOptions>(),
+        _ => with_engines(
+            Schema::new()
+                .with::<ModelOptions>()
+                .with::<FrontendOptions>()
+                .with::<ConsoleOptions>()
+                .with::<BatchOptions>()
+                .with::<EchoEngineOptions>(),
+        )
+        .with::<HubOptions>()
+        .with::<RuntimeOptions>(),
+    };
+    schema.with_foreign_env(FOREIGN_ENV.iter().copied())
+}
+
+/// Variables that start with `DYN_` and belong to something else than a command's options.
+const FOREIGN_ENV: &[&str] = &["DYN_CONFIG"];
+
+#[cfg(feature = "llamacpp")]
+fn with_engines(schema: Schema) -> Schema {
+    schema.with::<dynamo_llamacpp::LlamacppOptions>()
+}
+
+#[cfg(not(feature = "llamacpp"))]
+fn with_engines(schema: Schema) -> Schema {
+    schema
+}
+
+/// Reads the command line, the environment and the config file.
+pub(crate) fn parse(surroundings: &Surroundings) -> Result<Parsed, UsageError> {
+    let matches = root().try_get_matches_from(with_short_form(&surroundings.arguments))?;
+    match matches.subcommand() {
+        Some(("completions", matches)) => Ok(Parsed::Print(completions(matches))),
+        Some(("reference", matches)) => Ok(Parsed::Reference(required_path(matches, "folder"))),
+        Some(("model", matches)) => match matches.subcommand() {
+            Some((verb, matches)) => {
+                let model = required_text(matches, "model");
+                let command = match verb {
+                    "fetch" => CommandKind::ModelFetch(model),
+                    _ => CommandKind::ModelShow(model),
+                };
+                resolve("model", command, matches, surroundings)
+            }
+            None => Ok(Parsed::Print(root().render_long_help().to_string())),
+        },
+        Some(("frontend", matches)) => {
+            resolve("frontend", CommandKind::Frontend, matches, surroundings)
+        }
+        Some((_, matches)) => {
+            let words = matches.get_many::<String>("forms").into_iter().flatten();
+            let forms = Forms::parse(words.map(String::as_str))?;
+            resolve("run", CommandKind::Run(forms), matches, surroundings)
+        }
+        None => Ok(Parsed::Print(root().render_long_help().to_string())),
+    }
+}
+
+fn resolve(
+    name: &str,
+    command: CommandKind,
+    matches: &ArgMatches,
+    surroundings: &Surroundings,
+) -> Result<Parsed, UsageError> {
+    let mut sources = Sources::new()
+        .args(matches.clone())
+        .env(surroundings.environment.iter().cloned());
+    let file = matches.get_one::<PathBuf>("config").cloned();
+    let file = file.or_else(|| surroundings.variable("DYN_CONFIG").map(PathBuf::from));
+    if let Some(path) = file {
+        sources = sources.file(read_config(&path)?);
+    }
+    let options = schema(name).resolve(&sources)?;
+    if matches.get_flag("print-config") {
+        return Ok(Parsed::Print(options.print()));
+    }
+    Ok(Parsed::Run(Box::new(Invocation { command, options })))
+}
+
+/// `dynamo --model M` is short for `dynamo run in=text --model M`.
+fn with_short_form(arguments: &[OsString]) -> Vec<OsString> {
+    let mut arguments = arguments.to_vec();
+    let first = arguments.get(1).and_then(|word| word.to_str());
+    let is_option = first.is_some_and(|word| {
+        word.starts_with('-') && !matches!(word, "-h" | "--help" | "-V" | "--version")
+    });
+    if is_option {
+        arguments.splice(1..1, ["run".into(), "in=text".into()]);
+    }
+    arguments
+}
+
+/// The whole command line, for parsing and for shell completions.
+pub(crate) fn root() -> Command {
+    Command::new("dynamo")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("Distributed LLM inference: one command from a laptop to a cluster")
+        .after_help("dynamo --model MODEL is short for: dynamo run in=text --model MODEL")
+        .subcommand_required(false)
+        .subcommand(run_command("run", "Connect an input to an engine, in one process"))
+        .subcommand(run_command("serve", "Serve one component; the same forms as run"))
+        .subcommand(with_options(
+            "frontend",
+            Command::new("frontend")
+                .about("Serve the OpenAI API for whatever models workers announce"),
+        ))
+        .subcommand(model_command())
+        .subcommand(
+            Command::new("completions")
+                .about("Print completions for a shell")
+                .arg(Arg::new("shell").required(true).value_parser(value_parser!(Shell))),
+        )
+        .subcommand(
+            Command::new("reference")
+                .about("Write the reference pages of all options")
+                .hide(true)
+                .arg(Arg::new("folder").required(true).value_parser(value_parser!(PathBuf))),
+        )
+}
+
+fn run_command(name: &'static str, about: &'static str) -> Command {
+    let forms = Arg::new("forms")
+        .value_name("in=INPUT out=OUTPUT MODEL")
+        .num_args(0..)
+        .help("What asks, what answers, and the model, in any order");
+    with_options("run", Command::new(name).about(about).arg(forms).after_help(RUN_HELP))
+}
+
+fn model_command() -> Command {
+    let model = |help: &'static str| Arg::new("model").required(true).value_name("MODEL").help(help);
+    let fetch = Command::new("fetch")
+        .about("Fetch a model from the Hugging Face hub and print where it is")
+        .arg(model("A Hugging Face id: ORG/NAME, ORG/NAME@REVISION or ORG/NAME:FILE.gguf"));
+    let show = Command::new("show")
+        .about("Print what is known about a model, as JSON")
+        .arg(model("A GGUF file, a Hugging Face folder, or an id"));
+    Command::new("model")
+        .about("Look at models and fetch them")
+        .arg_required_else_help(true)
+        .subcommand(with_options("model", fetch))
+        .subcommand(with_options("model", show))
+}
+
+/// Adds the options of `name`, and what every command has.
+fn with_options(name: &str, command: Command) -> Command {
+    let command = command
+        .arg(
+            Arg::new("config")
+                .long("config")
+                .short('f')
+                .value_name("FILE")
+                .value_hint(ValueHint::FilePath)
+                .value_parser(value_parser!(PathBuf))
+                .help("Read options from a YAML or TOML file [env: DYN_CONFIG]"),
+        )
+        .arg(
+            Arg::new("print-config")
+                .long("print-config")
+                .action(ArgAction::SetTrue)
+                .help("Print every option with its value and where it came from, and exit"),
+        );
+    schema(name).clap_args(command)
+}
+
+fn completions(matches: &ArgMatches) -> String {
+    let mut script = Vec::new();
+    if let Some(shell) = matches.get_one::<Shell>("shell") {
+        clap_complete::generate(*shell, &mut root(), "dynamo", &mut script);
+    }
+    String::from_utf8_lossy(&script).into_owned()
+}
+
+/// An argument that clap has checked to be there.
+fn required_text(matches: &ArgMatches, name: &str) -> String {
+    matches.get_one::<String>(name).cloned().unwrap_or_default()
+}
+
+fn required_path(matches: &ArgMatches, name: &str) -> PathBuf {
+    matches.get_one::<PathBuf>(name).cloned().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_and_every_schema_are_sound() {
+        root().debug_assert();
+        for (command, _) in REFERENCE {
+            assert_eq!(schema(command).check(), [""; 0], "{command}");
+        }
+    }
+
+    #[test]
+    fn options_without_a_command_start_a_conversation() {
+        let words = |words: &[&str]| -> Vec<OsString> { words.iter().map(Into::into).collect() };
+        assert_eq!(
+            with_short_form(&words(&["dynamo", "--model", "m.gguf"])),
+            words(&["dynamo", "run", "in=text", "--model", "m.gguf"])
+        );
+        for untouched in [vec!["dynamo"], vec!["dynamo", "--version"], vec!["dynamo", "run", "--threads", "1"]] {
+            assert_eq!(with_short_form(&words(&untouched)), words(&untouched));
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! The forms `in=...` and `out=...` of `dynamo run` and `dynamo serve`: what speaks to the user,
+//! and what computes. Pure: text in, a form or a reason out.
+
+use dynamo_runtime::discovery::EndpointId;
+use std::path::PathBuf;
+
+/// Where requests come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Input {
+    /// A chat in the terminal.
+    Text,
+    /// One prompt on standard input.
+    Stdin,
+    /// The OpenAI-compatible HTTP server.
+    Http,
+    /// A file of requests, one JSON object per line.
+    Batch(PathBuf),
+    /// Requests that other processes send to this endpoint: a worker.
+    Endpoint(EndpointId),
+    /// Nowhere: the engine alone, such as a further node of a multi-node job.
+    None,
+}
+
+/// What answers them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Output {
+    /// Gives the prompt back.
+    Echo,
+    /// The embedded llama.cpp engine.
+    Llamacpp,
+    /// Every model that workers announce, as they come and go.
+    Auto,
+    /// The workers of one endpoint.
+    Endpoint(EndpointId),
+}
+
+/// The words after `run`: at most one of each form and one model.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Forms {
+    pub(crate) input: Option<Input>,
+    pub(crate) output: Option<Output>,
+    pub(crate) model: Option<String>,
+}
+
+/// Why the words after `run` make no sense.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum FormError {
+    #[error("in={0} is not a way in; use in=text, stdin, http, batch:FILE.jsonl, dyn://NAMESPACE.COMPONENT.ENDPOINT or none")]
+    Input(String),
+    #[error("out={0} is not an engine; use out=echo, llamacpp, auto, dyn or dyn://NAMESPACE.COMPONENT.ENDPOINT")]
+    Output(String),
+    #[error("{0} is not part of this version; use out=echo, llamacpp, auto or dyn://NAMESPACE.COMPONENT.ENDPOINT")]
+    NotYet(String),
+    #[error("in=batch needs a file; write in=batch:FILE.jsonl")]
+    BatchWithoutFile,
+    #[error("{form} names no endpoint: {reason}; write dyn://NAMESPACE.COMPONENT.ENDPOINT")]
+    Endpoint { form: String, reason: String },
+    #[error("{form} is given twice ({first} and {second}); give it once")]
+    Twice {
+        form: &'static str,
+        first: String,
+        second: String,
+    },
+}
+
+/// Forms and engines that the command line knows and this version does not have.
+const NOT_YET: &[&str] = &[
+    "in=grpc",
+    "out=mocker",
+    "out=mistralrs",
+    "out=vllm",
+    "out=sglang",
+    "out=trtllm",
+];
+
+impl Forms {
+    /// Reads the words, in any order.
+    pub(crate) fn parse<'a>(words: impl IntoIterator<Item = &'a str>) -> Result<Self, FormError> {
+        let mut forms = Self::default();
+        let mut seen: [Option<&str>; 3] = [None; 3];
+        for word in words {
+            let (slot, form) = if let Some(value) = word.strip_prefix("in=") {
+                forms.input = Some(parse_input(word, value)?);
+                (0, "in=")
+            } else if let Some(value) = word.strip_prefix("out=") {
+                forms.output = Some(parse_output(word, value)?);
+                (1, "out=")
+            } else {
+                forms.model = Some(word.to_owned());
+                (2, "the model")
+            };
+            if let Some(first) = seen[slot].replace(word) {
+                return Err(FormError::Twice {
+                    form,
+                    first: first.to_owned(),
+                    second: word.to_owned(),
+                });
+            }
+        }
+        Ok(forms)
+    }
+}
+
+fn parse_input(word: &str, value: &str) -> Result<Input, FormError> {
+    if NOT_YET.contains(&word) {
+        return Err(FormError::NotYet(word.to_owned()));
+    }
+    match value {
+        "text" => Ok(Input::Text),
+        "stdin" => Ok(Input::Stdin),
+        "http" => Ok(Input::Http),
+        "none" => Ok(Input::None),
+        "batch" | "batch:" => Err(FormError::BatchWithoutFile),
+        _ if value.starts_with("dyn://") => Ok(Input::Endpoint(parse_endpoint(word, value)?)),
+        _ => match value.strip_prefix("batch:") {
+            Some(file) => Ok(Input::Batch(PathBuf::from(file))),
+            None => Err(FormError::Input(value.to_owned())),
+        },
+    }
+}
+
+fn parse_output(word: &str, value: &str) -> Result<Output, FormError> {
+    if NOT_YET.contains(&word) {
+        return Err(FormError::NotYet(word.to_owned()));
+    }
+    match value {
+        // The published command line had two echo engines; one of them is enough.
+        "echo" | "echo_core" | "echo_full" => Ok(Output::Echo),
+        "llamacpp" => Ok(Output::Llamacpp),
+        "auto" | "dyn" => Ok(Output::Auto),
+        _ if value.starts_with("dyn://") => Ok(Output::Endpoint(parse_endpoint(word, value)?)),
+        _ => Err(FormError::Output(value.to_owned())),
+    }
+}
+
+/// Missing parts take the published defaults: `dyn://dynamo.backend.generate`.
+fn parse_endpoint(word: &str, value: &str) -> Result<EndpointId, FormError> {
+    let path = value.trim_start_matches("dyn://");
+    let mut parts: Vec<&str> = path.split('.').filter(|part| !part.is_empty()).collect();
+    for (index, default) in ["dynamo", "backend", "generate"].into_iter().enumerate() {
+        if parts.len() == index {
+            parts.push(default);
+        }
+    }
+    parts
+        .join(".")
+        .parse()
+        .map_err(|error: dynamo_runtime::discovery::NameError| FormError::Endpoint {
+            form: word.to_owned(),
+            reason: error.to_string(),
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn forms(words: &[&str]) -> Result<Forms, FormError> {
+        Forms::parse(words.iter().copied())
+    }
+
+    #[test]
+    fn words_come_in_any_order() {
+        let expected = Forms {
+            input: Some(Input::Http),
+            output: Some(Output::Echo),
+            model: Some("m.gguf".to_owned()),
+        };
+        assert_eq!(forms(&["in=http", "out=echo", "m.gguf"]), Ok(expected.clone()));
+        assert_eq!(forms(&["m.gguf", "out=echo", "in=http"]), Ok(expected));
+    }
+
+    #[test]
+    fn missing_parts_of_an_endpoint_take_the_defaults() {
+        for text in ["in=dyn://", "in=dyn://dynamo", "in=dyn://dynamo.backend.generate"] {
+            let Some(Input::Endpoint(endpoint)) = forms(&[text]).unwrap().input else {
+                panic!("{text} is an endpoint");
+            };
+            assert_eq!(endpoint.to_string(), "dyn://dynamo.backend.generate");
+        }
+    }
+
+    #[test]
+    fn what_makes_no_sense_says_what_would() {
+        assert_eq!(forms(&["in=htpp"]), Err(FormError::Input("htpp".to_owned())));
+        assert_eq!(forms(&["in=batch:"]), Err(FormError::BatchWithoutFile));
+        assert!(matches!(forms(&["out=vllm"]), Err(FormError::NotYet(_))));
+        assert!(matches!(forms(&["in=text", "in=http"]), Err(FormError::Twice { form: "in=", .. })));
+        assert!(matches!(forms(&["a", "b"]), Err(FormError::Twice { form: "the model", .. })));
+        assert!(matches!(forms(&["in=dyn://a.b.c.d"]), Err(FormError::Endpoint { .. })));
+    }
+
+    #[test]
+    fn a_batch_names_its_file() {
+        let batch = forms(&["in=batch:/tmp/a b.jsonl"]).unwrap().input;
+        assert_eq!(batch, Some(Input::Batch(PathBuf::from("/tmp/a b.jsonl"))));
+    }
+}

@@ -1,0 +1,156 @@
+//! A process from its start to its end: async runtime, telemetry, signals, drain, exit status.
+
+use crate::cli::{CommandKind, Invocation};
+use crate::loader::Surroundings;
+use crate::output::complain;
+use crate::{engine, run};
+use anyhow::Context;
+use dynamo_config::Resolved;
+use dynamo_runtime::component::DistributedRuntime;
+use dynamo_runtime::config::RuntimeOptions;
+use dynamo_runtime::request_plane::{TcpPlane, TcpPlaneOptions};
+use dynamo_runtime::shutdown::{ExitStatus, Shutdown, Signals};
+use dynamo_runtime::status::{self, HealthState, StatusOptions};
+use dynamo_runtime::telemetry::process_metrics::ProcessMetrics;
+use dynamo_runtime::telemetry::{self, MetricsRegistry, Sampler, TelemetryOptions};
+use dynamo_runtime::{Environment, Tasks, discovery};
+use std::convert::Infallible;
+use std::future::Future;
+use std::sync::Arc;
+
+/// What every command of a process works with.
+pub(crate) struct Process {
+    pub(crate) environment: Environment,
+    pub(crate) tasks: Tasks,
+    pub(crate) shutdown: Shutdown,
+    pub(crate) health: HealthState,
+    pub(crate) metrics: MetricsRegistry,
+    pub(crate) sampler: Sampler,
+    pub(crate) surroundings: Surroundings,
+    pub(crate) options: Resolved,
+}
+
+/// Runs a command to its end.
+pub(crate) fn start(invocation: Invocation, surroundings: Surroundings) -> ExitStatus {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            complain(&format!("error: cannot start threads: {error}"));
+            return ExitStatus::Failure;
+        }
+    };
+    let status = runtime.block_on(run(invocation, surroundings));
+    // A thread that waits for a key press must not hold the process.
+    runtime.shutdown_background();
+    status
+}
+
+async fn run(invocation: Invocation, surroundings: Surroundings) -> ExitStatus {
+    let Invocation { command, options } = invocation;
+    let runtime_options: &RuntimeOptions = options.get();
+    let environment = Environment::system();
+    let mut telemetry_options = TelemetryOptions::new(runtime_options, surroundings.stderr_is_terminal);
+    if run::is_quiet(&command) && options.source("log_level").is_none_or(is_default) {
+        // A conversation is not to be mixed with log lines unless they matter.
+        "warn".clone_into(&mut telemetry_options.log);
+    }
+    let telemetry = match telemetry::init(&telemetry_options, &environment) {
+        Ok(guard) => guard,
+        Err(error) => {
+            complain(&format!("error: {error}"));
+            return ExitStatus::Usage;
+        }
+    };
+    for unknown in options.warnings() {
+        tracing::warn!("{unknown}");
+    }
+    let process = Process {
+        environment,
+        tasks: Tasks::root(),
+        shutdown: Shutdown::new(runtime_options.drain_timeout),
+        health: HealthState::new(),
+        metrics: MetricsRegistry::new(),
+        sampler: telemetry.sampler(),
+        surroundings,
+        options,
+    };
+    let status = match process.run(command).await {
+        Ok(status) => status,
+        Err(error) => {
+            complain(&format!("error: {error:#}"));
+            ExitStatus::Failure
+        }
+    };
+    telemetry.shutdown().await;
+    status
+}
+
+fn is_default(source: &dynamo_config::Source) -> bool {
+    *source == dynamo_config::Source::Default
+}
+
+impl Process {
+    async fn run(self, command: CommandKind) -> anyhow::Result<ExitStatus> {
+        match command {
+            CommandKind::Run(forms) => run::run(self, forms).await,
+            CommandKind::Frontend => run::frontend(self).await,
+            CommandKind::ModelFetch(model) => engine::fetch(&self, &model).await,
+            CommandKind::ModelShow(model) => engine::show(&self, &model).await,
+        }
+    }
+
+    /// Takes this process's place among the others.
+    pub(crate) async fn join(&self) -> anyhow::Result<DistributedRuntime> {
+        let options: &RuntimeOptions = self.options.get();
+        let folders = self.surroundings.system_folders();
+        let discovery =
+            discovery::open(options, &folders, self.environment.clone(), &self.tasks)?;
+        let plane_options = TcpPlaneOptions {
+            host: options.tcp_host.clone(),
+            port: options.tcp_port,
+            advertise_host: options.tcp_advertise_host.clone(),
+            ..TcpPlaneOptions::default()
+        };
+        let plane =
+            TcpPlane::bind(self.environment.clone(), self.tasks.child(), &plane_options).await?;
+        Ok(DistributedRuntime::new(
+            self.environment.clone(),
+            self.tasks.clone(),
+            discovery,
+            Arc::new(plane),
+        ))
+    }
+
+    /// Starts the status server, if one is asked for.
+    pub(crate) async fn serve_status(&self) -> anyhow::Result<()> {
+        self.metrics
+            .register(ProcessMetrics::new()?)
+            .context("cannot register the process metrics")?;
+        if let Some(options) = StatusOptions::new(self.options.get()) {
+            let (health, metrics) = (self.health.clone(), self.metrics.clone());
+            status::serve(&options, health, metrics, &self.environment, &self.tasks).await?;
+        }
+        Ok(())
+    }
+
+    /// Serves until asked to end, then drains.
+    pub(crate) async fn serve(&self, drain: impl Future<Output = ()>) -> anyhow::Result<ExitStatus> {
+        let signals = Signals::system().context("cannot listen for signals")?;
+        let work = std::future::pending::<Result<(), Infallible>>();
+        let health = self.health.clone();
+        let drain = async move {
+            health.set_draining();
+            drain.await;
+        };
+        Ok(self.shutdown.supervise(signals, &self.tasks, work, drain).await)
+    }
+
+    /// Runs to the end of `work`, or until asked to end.
+    pub(crate) async fn work<E: std::fmt::Display>(
+        &self,
+        signals: Signals,
+        work: impl Future<Output = Result<(), E>>,
+    ) -> ExitStatus {
+        self.shutdown.supervise(signals, &self.tasks, work, async {}).await
+    }
+}

@@ -1,0 +1,242 @@
+//! The combinations of inputs and outputs: what `run`, `serve` and `frontend` start.
+
+use crate::cli::CommandKind;
+use crate::engine::{self, Local};
+use crate::forms::{Forms, Input, Output};
+use crate::output::print_line;
+use crate::process::Process;
+use crate::console;
+use anyhow::{Context, bail};
+use dynamo_frontend::local::LocalClient;
+use dynamo_frontend::{BoundFrontend, Frontend, FrontendMetrics, FrontendOptions};
+use dynamo_llm::config::ModelOptions;
+use dynamo_llm::model_watch::{ModelWatch, ModelWatchOptions};
+use dynamo_llm::preprocess::PreprocessLimits;
+use dynamo_llm::registry::ModelRegistry;
+use dynamo_llm::worker::Worker;
+use dynamo_runtime::component::client::Policy;
+use dynamo_runtime::config::RuntimeOptions;
+use dynamo_runtime::discovery::EndpointId;
+use dynamo_runtime::shutdown::ExitStatus;
+use dynamo_runtime::status::EndpointStatus;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep};
+
+/// How long text, stdin and batch wait for a worker to announce a model.
+const WAIT_FOR_MODEL: Duration = Duration::from_secs(10);
+
+/// How often they look.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// Whether the command speaks to a person, who wants to read answers and not log lines.
+pub(crate) fn is_quiet(command: &CommandKind) -> bool {
+    match command {
+        CommandKind::Run(forms) => !matches!(
+            forms.input,
+            Some(Input::Http | Input::Endpoint(_) | Input::None)
+        ),
+        CommandKind::Frontend => false,
+        CommandKind::ModelFetch(_) | CommandKind::ModelShow(_) => true,
+    }
+}
+
+/// `dynamo run` and `dynamo serve`
+pub(crate) async fn run(process: Process, forms: Forms) -> anyhow::Result<ExitStatus> {
+    let options: &ModelOptions = process.options.get();
+    let has_model = forms.model.is_some() || options.model_path.is_some();
+    let output = forms.output.unwrap_or(if has_model {
+        Output::Llamacpp
+    } else {
+        Output::Auto
+    });
+    let input = forms.input.unwrap_or(if process.surroundings.stdin_is_terminal {
+        Input::Text
+    } else {
+        Input::Stdin
+    });
+    if matches!(output, Output::Auto | Output::Endpoint(_)) && forms.model.is_some() {
+        bail!("out=auto uses the models that workers announce: leave the model out, or choose an engine such as out=llamacpp");
+    }
+    match input {
+        Input::Endpoint(endpoint) => worker(process, endpoint, &output, forms.model.as_deref()).await,
+        Input::None => engine_alone(process, &output, forms.model.as_deref()).await,
+        Input::Http => {
+            let registry = ModelRegistry::new();
+            let local = attach(&process, &registry, &output, forms.model.as_deref()).await?;
+            http(process, registry, local).await
+        }
+        input @ (Input::Text | Input::Stdin | Input::Batch(_)) => {
+            let registry = ModelRegistry::new();
+            let local = attach(&process, &registry, &output, forms.model.as_deref()).await?;
+            let name = match &local {
+                Some(local) => Some(local.name.clone()),
+                None => announced(&process, &registry).await?,
+            };
+            let frontend: &FrontendOptions = process.options.get();
+            let limits = PreprocessLimits {
+                max_prompt_tokens: frontend.max_prompt_tokens,
+            };
+            let client = LocalClient::new(registry, process.environment.clone(), limits);
+            console::run(process, client, name.as_deref(), input).await
+        }
+    }
+}
+
+/// `dynamo frontend`
+pub(crate) async fn frontend(process: Process) -> anyhow::Result<ExitStatus> {
+    let registry = ModelRegistry::new();
+    watch(&process, &registry, None).await?;
+    http(process, registry, None).await
+}
+
+/// Fills the registry: with an engine of this process, or with what workers announce.
+async fn attach(
+    process: &Process,
+    registry: &ModelRegistry,
+    output: &Output,
+    model: Option<&str>,
+) -> anyhow::Result<Option<Local>> {
+    match output {
+        Output::Echo | Output::Llamacpp => {
+            let local = engine::build(process, output, model).await?;
+            registry.add(local.name.as_str(), Arc::new(local.served.clone()));
+            Ok(Some(local))
+        }
+        Output::Auto => watch(process, registry, None).await.map(|()| None),
+        Output::Endpoint(only) => watch(process, registry, Some(only.clone())).await.map(|()| None),
+    }
+}
+
+async fn watch(
+    process: &Process,
+    registry: &ModelRegistry,
+    endpoint: Option<EndpointId>,
+) -> anyhow::Result<()> {
+    let runtime = process.join().await?;
+    let options = ModelWatchOptions {
+        endpoint,
+        policy: Policy::RoundRobin,
+        cache: engine::artefact_cache(process),
+    };
+    let watch = ModelWatch::new(&runtime, registry.clone(), options, engine::vocabulary());
+    process.tasks.spawn_until_cancelled("model watch", watch.run());
+    Ok(())
+}
+
+/// Waits until a model is announced; its name if there is one model, or if one was asked for.
+async fn announced(process: &Process, registry: &ModelRegistry) -> anyhow::Result<Option<String>> {
+    let options: &ModelOptions = process.options.get();
+    let deadline = Instant::now() + WAIT_FOR_MODEL;
+    loop {
+        let found = match &options.model_name {
+            Some(name) => registry.find(name).is_ok(),
+            None => !registry.is_empty(),
+        };
+        if found {
+            return Ok(options.model_name.clone());
+        }
+        if Instant::now() > deadline {
+            bail!(
+                "no worker announced {} within {WAIT_FOR_MODEL:?}; start one in the same namespace and discovery folder",
+                options.model_name.as_deref().unwrap_or("a model")
+            );
+        }
+        sleep(LOOK_AGAIN).await;
+    }
+}
+
+async fn http(
+    process: Process,
+    registry: ModelRegistry,
+    local: Option<Local>,
+) -> anyhow::Result<ExitStatus> {
+    process.serve_status().await?;
+    let bound = bind(&process, registry).await?;
+    let address = bound.local_addr();
+    let runtime: &RuntimeOptions = process.options.get();
+    let (draining, timeout) = (process.shutdown.draining().clone(), runtime.drain_timeout);
+    let (sender, drained) = oneshot::channel();
+    let tasks = process.tasks.clone();
+    process.tasks.spawn("http frontend", async move {
+        let drained = bound.serve(&tasks, draining, timeout).await;
+        // Nobody waits for it when the process ends without a drain.
+        sender.send(drained).ok();
+    });
+    process.health.set_endpoint("http", EndpointStatus::Ready);
+    tracing::info!(%address, "frontend serves the openai api");
+    print_line(&format!("http://{address}"));
+    let status = process
+        .serve(async move {
+            if let Ok(drained) = drained.await
+                && drained.dropped_requests > 0
+            {
+                tracing::warn!(requests = drained.dropped_requests, "requests were cut off by the drain timeout");
+            }
+        })
+        .await;
+    // The engine outlives its last request.
+    drop(local);
+    status
+}
+
+async fn bind(process: &Process, registry: ModelRegistry) -> anyhow::Result<BoundFrontend> {
+    let mut options: FrontendOptions = process.options.get::<FrontendOptions>().clone();
+    if let Some(path) = &options.api_key_file {
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read --api-key-file {}", path.display()))?;
+        options.api_key.extend(dynamo_frontend::parse_key_file(&text)?);
+    }
+    let frontend = Frontend {
+        metrics: FrontendMetrics::new(&process.metrics, &options.metrics_prefix)?,
+        options,
+        models: registry,
+        environment: process.environment.clone(),
+        registry: process.metrics.clone(),
+        sampler: process.sampler,
+    };
+    Ok(frontend.bind().await?)
+}
+
+async fn worker(
+    process: Process,
+    endpoint: EndpointId,
+    output: &Output,
+    model: Option<&str>,
+) -> anyhow::Result<ExitStatus> {
+    if matches!(output, Output::Auto | Output::Endpoint(_)) {
+        bail!("in={endpoint} needs an engine of this process: out=echo or out=llamacpp");
+    }
+    process.serve_status().await?;
+    process.health.set_endpoint(&endpoint.to_string(), EndpointStatus::NotReady);
+    let local = engine::build(&process, output, model).await?;
+    let offer = local.offer(&process)?;
+    let runtime = process.join().await?;
+    let engine = Arc::clone(&local.served.engine);
+    let worker = Worker::start(&runtime, &endpoint, Arc::clone(&engine), offer).await?;
+    process.health.set_endpoint(&endpoint.to_string(), EndpointStatus::Ready);
+    tracing::info!(model = local.name, %endpoint, "worker serves");
+    print_line(&endpoint.to_string());
+    process
+        .serve(async move {
+            worker.drain().await;
+            engine.drain().await;
+        })
+        .await
+}
+
+async fn engine_alone(
+    process: Process,
+    output: &Output,
+    model: Option<&str>,
+) -> anyhow::Result<ExitStatus> {
+    if matches!(output, Output::Auto | Output::Endpoint(_)) {
+        bail!("in=none needs an engine of this process: out=echo or out=llamacpp");
+    }
+    process.serve_status().await?;
+    let local = engine::build(&process, output, model).await?;
+    process.health.set_endpoint("engine", EndpointStatus::Ready);
+    tracing::info!(model = local.name, "engine runs without an input");
+    process.serve(async move { local.served.engine.drain().await }).await
+}

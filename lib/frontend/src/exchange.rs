@@ -1,0 +1,135 @@
+//! A request for a model, from its head to the answer's end: its place, its deadline, its id.
+//!
+//! A place is taken before the body is read, so that memory for bodies is bounded too, and given
+//! back when the answer is complete or its client gone.
+
+use crate::body::read_json;
+use crate::context::new_id;
+use crate::error::error_response;
+use crate::metrics::RequestKind;
+use crate::service::App;
+use axum::extract::Request;
+use axum::response::Response;
+use dynamo_llm::preprocess::PreprocessLimits;
+use dynamo_protocols::engine::RequestContext;
+use dynamo_protocols::error::{ErrorCode, RequestError};
+use std::future::Future;
+use std::sync::Arc;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, timeout_at};
+use tracing::Span;
+
+/// A request for a model on its way.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    pub(crate) app: Arc<App>,
+    pub(crate) context: RequestContext,
+    pub(crate) kind: RequestKind,
+    pub(crate) began: Instant,
+    pub(crate) deadline: Instant,
+    /// Open until the answer has ended.
+    pub(crate) span: Span,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Exchange {
+    /// Takes a place and reads the body. What fails is counted, and is an answer already.
+    pub(crate) async fn begin(
+        app: Arc<App>,
+        endpoint: &'static str,
+        request: Request,
+    ) -> Result<(Self, Vec<u8>), Response> {
+        let kind = RequestKind {
+            endpoint,
+            stream: false,
+        };
+        let metrics = app.metrics.clone();
+        Self::admit(app, kind, request).await.map_err(|error| {
+            metrics.refused(kind, &error);
+            error_response(&error)
+        })
+    }
+
+    async fn admit(
+        app: Arc<App>,
+        kind: RequestKind,
+        request: Request,
+    ) -> Result<(Self, Vec<u8>), RequestError> {
+        if app.draining.is_cancelled() {
+            return Err(RequestError::new(
+                ErrorCode::Draining,
+                "this process is stopping and takes no new requests; try again",
+            ));
+        }
+        let place = Arc::clone(&app.places).try_acquire_owned().map_err(|_| {
+            RequestError::new(
+                ErrorCode::RateLimited,
+                format!(
+                    "this process serves {} requests at once and has that many; try again shortly",
+                    app.options.http_max_requests
+                ),
+            )
+        })?;
+        let began = Instant::now();
+        let (mut parts, body) = request.into_parts();
+        let (context, span) = parts.extensions.remove().unwrap_or_else(|| {
+            // Only the service makes requests, and it always says.
+            (RequestContext::default(), Span::none())
+        });
+        let body = read_json(&parts.headers, body, &app.options).await?;
+        let exchange = Self {
+            deadline: began + app.options.http_request_timeout,
+            context,
+            span,
+            kind,
+            began,
+            _place: place,
+            app,
+        };
+        Ok((exchange, body))
+    }
+
+    /// The answer to a request that failed before its model was known.
+    pub(crate) fn refuse(&self, error: &RequestError) -> Response {
+        self.app.metrics.refused(self.kind, error);
+        error_response(error)
+    }
+
+    /// Waits for `work` until the request's deadline.
+    pub(crate) async fn in_time<T>(
+        &self,
+        work: impl Future<Output = Result<T, RequestError>>,
+    ) -> Result<T, RequestError> {
+        match timeout_at(self.deadline, work).await {
+            Ok(done) => done,
+            Err(_) => Err(too_late(&self.app)),
+        }
+    }
+
+    /// The service's bounds on prompts.
+    pub(crate) fn limits(&self) -> PreprocessLimits {
+        PreprocessLimits {
+            max_prompt_tokens: self.app.options.max_prompt_tokens,
+        }
+    }
+
+    /// An id for the answer, and the time in seconds since 1970.
+    pub(crate) fn stamp(&self, prefix: &str) -> (String, u64) {
+        let environment = &self.app.environment;
+        (
+            format!("{prefix}-{}", new_id(environment)),
+            environment.clock.unix_time().as_secs(),
+        )
+    }
+}
+
+/// The error of a request past its deadline.
+pub(crate) fn too_late(app: &App) -> RequestError {
+    RequestError::new(
+        ErrorCode::RequestTimeout,
+        format!(
+            "the request took longer than {} seconds",
+            app.options.http_request_timeout.as_secs_f64()
+        ),
+    )
+}

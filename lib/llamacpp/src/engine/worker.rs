@@ -1,0 +1,340 @@
+//! The engine's thread: takes commands, steps, sends outputs.
+
+use super::inbox::{Command, Shared};
+use super::request::Generation;
+use super::transfer::{Exported, Imported};
+use crate::config::{LlamacppOptions, Settings};
+use crate::embedding::{EmbedJob, Embedder};
+use crate::error::LoadError;
+use crate::executor::{Executor, Fault};
+use crate::model::{Model, ModelFacts};
+use crate::sampling::Sampler;
+use crate::scheduler::{Row, Scheduler, SequenceId};
+use dynamo_protocols::kv::StoredBlock;
+use dynamo_protocols::{ErrorCode, RequestError};
+use std::collections::{BTreeMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::mpsc::SyncSender;
+use tokio::sync::oneshot;
+
+type Started = Result<(ModelFacts, Settings), LoadError>;
+type EmbedReply = oneshot::Sender<Result<Vec<Vec<f32>>, RequestError>>;
+
+/// What the thread owns.
+struct Worker<'m> {
+    shared: &'m Shared,
+    model: &'m Model,
+    settings: Settings,
+    scheduler: Scheduler,
+    executor: Executor<'m>,
+    sampler: Sampler,
+    generations: BTreeMap<SequenceId, Generation>,
+    embedder: Option<Embedder<'m>>,
+    embeds: VecDeque<(EmbedJob, EmbedReply)>,
+}
+
+/// The thread: loads, says so, works until it is told to stop.
+pub(super) fn main(
+    shared: &Shared,
+    path: &Path,
+    options: &LlamacppOptions,
+    ready: &SyncSender<Started>,
+) {
+    let loaded = Model::load(path, false).and_then(|model| {
+        let settings = options.settle(&model.facts)?;
+        Ok((model, settings))
+    });
+    let (model, settings) = match loaded {
+        Ok(loaded) => loaded,
+        Err(error) => return answer(ready, Err(error)),
+    };
+    let started = Worker::new(shared, &model, &settings);
+    let mut worker = match started {
+        Ok(worker) => worker,
+        Err(error) => return answer(ready, Err(error)),
+    };
+    log_start(&model.facts, &settings);
+    worker.report();
+    answer(ready, Ok((model.facts.clone(), settings)));
+    let ended = catch_unwind(AssertUnwindSafe(|| worker.run()));
+    let error = match ended {
+        Ok(Ok(())) => RequestError::new(ErrorCode::Cancelled, "the engine was shut down"),
+        Ok(Err(fault)) => {
+            tracing::error!(%fault, "the engine failed");
+            failed(&fault)
+        }
+        Err(_) => {
+            tracing::error!("the engine panicked");
+            RequestError::new(
+                ErrorCode::EngineFailed,
+                "the engine failed; its log says why",
+            )
+        }
+    };
+    worker.end(&error);
+}
+
+fn answer(ready: &SyncSender<Started>, started: Started) {
+    // Nobody waits only if the loading side panicked.
+    drop(ready.send(started));
+}
+
+fn log_start(facts: &ModelFacts, settings: &Settings) {
+    let scheduler = &settings.scheduler;
+    tracing::info!(
+        architecture = facts.architecture,
+        threads = settings.threads,
+        context_length = scheduler.context_length,
+        kv_cache_tokens = settings.cells,
+        max_num_seqs = scheduler.max_running,
+        layout = ?scheduler.layout,
+        "llama.cpp engine is ready"
+    );
+}
+
+fn failed(fault: &Fault) -> RequestError {
+    RequestError::new(ErrorCode::EngineFailed, fault.to_string())
+}
+
+impl<'m> Worker<'m> {
+    fn new(shared: &'m Shared, model: &'m Model, settings: &Settings) -> Result<Self, LoadError> {
+        let mut executor = Executor::new(model, settings)?;
+        executor.warm_up().map_err(|fault| LoadError::Context {
+            tokens: u32::try_from(settings.cells).unwrap_or(u32::MAX),
+            detail: fault.to_string(),
+        })?;
+        Ok(Self {
+            shared,
+            model,
+            scheduler: Scheduler::new(settings.scheduler.clone()),
+            settings: settings.clone(),
+            executor,
+            sampler: Sampler::default(),
+            generations: BTreeMap::new(),
+            embedder: None,
+            embeds: VecDeque::new(),
+        })
+    }
+
+    /// Works until told to stop. An error is one that no sequence can be blamed for.
+    fn run(&mut self) -> Result<(), Fault> {
+        while !self.shared.is_stopping() {
+            for command in self.shared.take() {
+                self.take(command)?;
+            }
+            self.look_at_streams();
+            let plan = self.scheduler.plan();
+            self.executor.apply(&plan.ops)?;
+            for rows in &plan.batches {
+                self.decode(rows);
+            }
+            let embedded = self.embed();
+            self.report();
+            if plan.is_empty() && !embedded {
+                self.shared.sleep(!self.generations.is_empty());
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, command: Command) -> Result<(), Fault> {
+        match command {
+            Command::Generate(submission) => {
+                let submission = *submission;
+                let (sequence, generation) =
+                    Generation::new(&submission.request, submission.link, submission.open);
+                match self.scheduler.submit(sequence) {
+                    Ok(id) => {
+                        self.generations.insert(id, generation);
+                    }
+                    Err(_) => generation.link.fail(RequestError::new(
+                        ErrorCode::RateLimited,
+                        "too many requests wait for this engine; try again later",
+                    )),
+                }
+            }
+            Command::Embed { inputs, reply } => {
+                self.embeds.push_back((EmbedJob::new(inputs), reply));
+            }
+            Command::Export { blocks, reply } => {
+                let exported = self.export(&blocks)?;
+                drop(reply.send(Ok(exported)));
+            }
+            Command::Import { prefix, reply } => {
+                let count = self.import(&prefix)?;
+                drop(reply.send(count));
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends sequences whose consumer is gone, pauses those whose consumer lags.
+    fn look_at_streams(&mut self) {
+        let mut gone = Vec::new();
+        for (&id, generation) in &self.generations {
+            if generation.link.is_closed() {
+                gone.push(id);
+            } else {
+                self.scheduler.set_stalled(id, generation.link.is_full());
+            }
+        }
+        for id in gone {
+            self.scheduler.finish(id);
+            self.generations.remove(&id);
+        }
+    }
+
+    /// Computes one batch. If llama.cpp cannot, its sequences fail and the others go on.
+    fn decode(&mut self, rows: &[Row]) {
+        let scheduler = &self.scheduler;
+        let decoded = self.executor.decode(rows, |row| scheduler.tokens(row));
+        if let Err(fault) = decoded {
+            tracing::error!(%fault, sequences = rows.len(), "a batch failed");
+            for row in rows {
+                self.scheduler.discard(row.id);
+                if let Some(generation) = self.generations.remove(&row.id) {
+                    generation.link.fail(failed(&fault));
+                }
+            }
+            return;
+        }
+        let mut output = 0;
+        for row in rows {
+            self.scheduler.computed(row);
+            if row.output {
+                self.sample(row.id, output);
+                output += 1;
+            }
+        }
+    }
+
+    fn sample(&mut self, id: SequenceId, output: usize) {
+        let Some(generation) = self.generations.get_mut(&id) else {
+            return;
+        };
+        let logits = self.executor.logits(output);
+        let len = self.scheduler.len_of(id);
+        let context_length = self.settings.scheduler.context_length;
+        let (token, mut output) = generation.draw(&mut self.sampler, logits, len, context_length);
+        if generation.take_first() {
+            let cached = self.scheduler.cached_tokens(id);
+            output.cached_tokens = Some(u32::try_from(cached).unwrap_or(u32::MAX));
+        }
+        let finished = output.finish_reason.is_some();
+        generation.link.send(output);
+        if finished {
+            self.scheduler.finish(id);
+            self.generations.remove(&id);
+        } else {
+            self.scheduler.push(id, token);
+        }
+    }
+
+    /// Computes a piece of the oldest embedding job; `false` if there is none.
+    fn embed(&mut self) -> bool {
+        // A job that nobody waits for any more is not computed.
+        while self
+            .embeds
+            .front()
+            .is_some_and(|(_, reply)| reply.is_closed())
+        {
+            self.embeds.pop_front();
+        }
+        let Some((mut job, reply)) = self.embeds.pop_front() else {
+            return false;
+        };
+        if !job.is_done()
+            && let Err(error) = self.embed_piece(&mut job)
+        {
+            // Half an input may be in its cache.
+            self.embedder = None;
+            drop(reply.send(Err(error)));
+            return true;
+        }
+        if job.is_done() {
+            drop(reply.send(Ok(job.into_embeddings())));
+        } else {
+            self.embeds.push_front((job, reply));
+        }
+        true
+    }
+
+    fn embed_piece(&mut self, job: &mut EmbedJob) -> Result<(), RequestError> {
+        if self.embedder.is_none() {
+            let embedder = Embedder::new(self.model, self.settings.threads);
+            let embedder = embedder
+                .map_err(|error| RequestError::new(ErrorCode::EngineFailed, error.to_string()))?;
+            self.embedder = Some(embedder);
+        }
+        match &mut self.embedder {
+            Some(embedder) => embedder.advance(job).map_err(|fault| failed(&fault)),
+            None => Ok(()),
+        }
+    }
+
+    fn export(&mut self, blocks: &[StoredBlock]) -> Result<Exported, Fault> {
+        self.executor.apply(&self.scheduler.take_ops())?;
+        let hashes: Vec<u64> = blocks.iter().map(|block| block.sequence_hash).collect();
+        let Some(prefix) = self.scheduler.cached_prefix(&hashes) else {
+            return Ok(Exported::default());
+        };
+        let segments = self.executor.export(prefix.slot, prefix.tokens.len())?;
+        Ok(Exported {
+            blocks: prefix.blocks,
+            tokens: prefix.tokens,
+            salt: prefix.salt,
+            segments,
+        })
+    }
+
+    fn import(&mut self, prefix: &Imported) -> Result<Result<usize, RequestError>, Fault> {
+        let held = self.scheduler.cached_prefix(&prefix.hashes);
+        let held = held.map_or(0, |held| held.blocks);
+        if held == prefix.hashes.len() {
+            return Ok(Ok(held));
+        }
+        let reserved = self
+            .scheduler
+            .reserve_import(&prefix.tokens, prefix.salt.clone());
+        let Some(slot) = reserved else {
+            return Ok(Ok(held));
+        };
+        self.executor.apply(&self.scheduler.take_ops())?;
+        let filled = self.executor.import(slot, &prefix.segments)?;
+        self.scheduler.finish_import(slot, filled);
+        self.executor.apply(&self.scheduler.take_ops())?;
+        if filled {
+            return Ok(Ok(prefix.hashes.len()));
+        }
+        Ok(Err(RequestError::invalid(
+            "state",
+            "llama.cpp does not take the KV state; it was made by another build",
+        )))
+    }
+
+    fn report(&mut self) {
+        if let Some(events) = self.scheduler.take_events() {
+            self.shared.publish(events);
+        }
+        self.shared
+            .report(self.scheduler.waiting(), self.scheduler.load());
+    }
+
+    /// Nothing hangs: every request there is, and every one to come, gets the error.
+    fn end(&mut self, error: &RequestError) {
+        let late = self.shared.end(error);
+        for (_, generation) in std::mem::take(&mut self.generations) {
+            generation.link.fail(error.clone());
+        }
+        for (_, reply) in self.embeds.drain(..) {
+            drop(reply.send(Err(error.clone())));
+        }
+        for command in late {
+            // Replies that are dropped are answered with the same error.
+            if let Command::Generate(submission) = command {
+                submission.link.fail(error.clone());
+            }
+        }
+    }
+}
