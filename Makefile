@@ -11,7 +11,7 @@ export CARGO_INCREMENTAL := 0
 PYTHON := .tools/venv/bin/python
 NEXTEST := $(shell command -v cargo-nextest 2>/dev/null)
 
-.PHONY: help build demo test ci lint fmt docs deny sim bench models tools python-tests
+.PHONY: help build demo test ci lint fmt docs deny sim bench models tools python-tests reference
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -56,6 +56,9 @@ deny: ## licences, bans and sources of dependencies, where cargo-deny is install
 
 sim: tools ## deterministic simulation
 	$(CARGO) nextest run --release --package dynamo-sim
+
+reference: build ## write docs/reference from the options' declarations
+	target/release/dynamo reference docs/reference
 
 bench: build models ## the figures of docs/benchmarks.md
 	@benchmarks/run.sh

@@ -4,8 +4,8 @@
 use crate::forms::Output;
 use crate::output::{complain, print_line};
 use crate::process::Process;
-use anyhow::{Context, bail};
-use dynamo_llm::card::{GgufVocabulary, LocalModel};
+use anyhow::bail;
+use dynamo_llm::card::{GgufVocabulary, LocalModel, TemplateSource};
 use dynamo_llm::config::{EchoEngineOptions, ModelOptions};
 use dynamo_llm::echo::{EchoEngine, EchoOptions};
 use dynamo_llm::echo_model::echo_model;
@@ -70,6 +70,13 @@ pub(crate) async fn build(process: &Process, output: &Output, model: Option<&str
         Output::Llamacpp | Output::Auto | Output::Endpoint(_) => Wanted::Everything,
     };
     let model = open(process, model, wanted).await?;
+    if model.card().chat_template == Some(TemplateSource::Plain) {
+        tracing::warn!(
+            model = model.card().name,
+            "the model brings no chat template: chat is rendered as plain text; \
+             --custom-jinja-template gives it one"
+        );
+    }
     let (model, assets) = load_assets(process, model).await?;
     let (model, engine): (LocalModel, Arc<dyn Engine>) = match output {
         Output::Echo => (model, Arc::new(EchoEngine::new(echo))),
@@ -214,7 +221,7 @@ async fn resolve(process: &Process, model: &str, wanted: Wanted) -> anyhow::Resu
         }
         None => {}
     };
-    let resolved = hub.resolve(model, wanted, &show).await.with_context(|| format!("model {model}"))?;
+    let resolved = hub.resolve(model, wanted, &show).await?;
     if let Some(bar) = &bar {
         bar.finish_and_clear();
     }

@@ -77,12 +77,24 @@ async fn run(invocation: Invocation, surroundings: Surroundings) -> ExitStatus {
     let status = match process.run(command).await {
         Ok(status) => status,
         Err(error) => {
-            complain(&format!("error: {error:#}"));
+            complain(&format!("error: {}", describe(&error)));
             ExitStatus::Failure
         }
     };
     telemetry.shutdown().await;
     status
+}
+
+/// An error with its causes, each said once: some messages contain their cause already.
+fn describe(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
 }
 
 fn is_default(source: &dynamo_config::Source) -> bool {

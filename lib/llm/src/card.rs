@@ -116,6 +116,10 @@ pub enum TemplateSource {
     TokenizerConfig(ArtefactRef),
     /// The metadata of a GGUF header.
     Gguf(ArtefactRef),
+    /// Role names and colons, for a GGUF file that brings no template of its own: a base model
+    /// then continues the conversation as text. A Hugging Face folder without a template serves
+    /// no chat.
+    Plain,
 }
 
 /// What a worker can hold, for routing and planning.
@@ -188,22 +192,23 @@ impl ModelCard {
             }
             TokenizerSource::Byte => {}
         }
-        if let Some(source) = &self.chat_template
-            && !artefacts.contains(&source.artefact())
+        if let Some(artefact) = self.chat_template.as_ref().and_then(TemplateSource::artefact)
+            && !artefacts.contains(&artefact)
         {
-            artefacts.push(source.artefact());
+            artefacts.push(artefact);
         }
         artefacts
     }
 }
 
 impl TemplateSource {
-    /// The file that holds the template.
-    pub fn artefact(&self) -> &ArtefactRef {
+    /// The file that holds the template, if it is in one.
+    pub fn artefact(&self) -> Option<&ArtefactRef> {
         match self {
             Self::Jinja(artefact) | Self::TokenizerConfig(artefact) | Self::Gguf(artefact) => {
-                artefact
+                Some(artefact)
             }
+            Self::Plain => None,
         }
     }
 }

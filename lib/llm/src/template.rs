@@ -1,7 +1,7 @@
 //! Chat templates: messages to prompt text, as Hugging Face's `apply_chat_template` renders them.
 //!
-//! Templates are Jinja as Python runs it; [`environment`] makes up for the differences, and
-//! [`conversation`] for the forms of messages that a template does not know. A template is outside
+//! Templates are Jinja as Python runs it; `environment` makes up for the differences, and
+//! `conversation` for the forms of messages that a template does not know. A template is outside
 //! input: its output, its steps and its nesting are bounded, and it sees no clock but the time it
 //! is given.
 

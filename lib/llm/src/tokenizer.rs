@@ -5,7 +5,7 @@
 //! exact version, and the golden tests are what allows to move the pin.
 //!
 //! Decoding is our own, token by token: a token's bytes depend on the token alone, plus one rule
-//! for the first one ([`piece`]). That makes streaming cost the token and not the text.
+//! for the first one (`piece`). That makes streaming cost the token and not the text.
 //!
 //! What differs from Python on purpose: bytes that are no UTF-8 are replaced as one maximal
 //! invalid sequence each, where Python replaces a whole run of byte tokens, valid ones included.

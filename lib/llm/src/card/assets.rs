@@ -9,6 +9,12 @@ use dynamo_runtime::discovery::ArtefactRef;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// A conversation as a base model may have seen it in texts. The special token is undefined, and
+/// thereby empty, for models without it.
+const PLAIN_TEMPLATE: &str = "{{ bos_token }}{% for message in messages %}\
+    {{ message.role|capitalize }}: {{ message.content }}\n{% endfor %}\
+    {% if add_generation_prompt %}Assistant:{% endif %}";
+
 /// Reads the vocabulary of a GGUF file. The engine that runs such files implements it, so that
 /// text becomes the same tokens here and there.
 pub trait GgufVocabulary: Send + Sync {
@@ -67,13 +73,26 @@ pub(super) fn template(
     let Some(source) = &card.chat_template else {
         return Ok(None);
     };
-    let path = locate(source.artefact())?;
-    let templates = match source {
-        TemplateSource::Jinja(_) => {
-            vec![("default".to_owned(), hugging_face::read_text(&path)?)]
+    let (path, templates) = match source {
+        TemplateSource::Jinja(artefact) => {
+            let path = locate(artefact)?;
+            let text = hugging_face::read_text(&path)?;
+            (path, vec![("default".to_owned(), text)])
         }
-        TemplateSource::TokenizerConfig(_) => hugging_face::read_templates(&path)?,
-        TemplateSource::Gguf(_) => gguf::read_templates(&path)?,
+        TemplateSource::TokenizerConfig(artefact) => {
+            let path = locate(artefact)?;
+            let templates = hugging_face::read_templates(&path)?;
+            (path, templates)
+        }
+        TemplateSource::Gguf(artefact) => {
+            let path = locate(artefact)?;
+            let templates = gguf::read_templates(&path)?;
+            (path, templates)
+        }
+        TemplateSource::Plain => {
+            let text = PLAIN_TEMPLATE.to_owned();
+            (PathBuf::from("the plain template"), vec![("default".to_owned(), text)])
+        }
     };
     if templates.is_empty() {
         return Err(ModelError::NoTemplate { path });

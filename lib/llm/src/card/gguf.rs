@@ -95,7 +95,7 @@ fn card(path: &Path, header: &GgufHeader) -> Result<ModelCard, GgufError> {
             .into_owned(),
         slug: String::new(),
         model_types: ModelTypes {
-            chat: has_template && !encodes,
+            chat: !encodes,
             completions: !encodes,
             embeddings: encodes,
         },
@@ -108,7 +108,11 @@ fn card(path: &Path, header: &GgufHeader) -> Result<ModelCard, GgufError> {
         special_tokens: vocabulary.special_tokens,
         generation: generation(header)?,
         tokenizer: TokenizerSource::Gguf(artefact.clone()),
-        chat_template: has_template.then_some(TemplateSource::Gguf(artefact)),
+        chat_template: Some(if has_template {
+            TemplateSource::Gguf(artefact)
+        } else {
+            TemplateSource::Plain
+        }),
         runtime: RuntimeInfo::default(),
         checksum: String::new(),
     })

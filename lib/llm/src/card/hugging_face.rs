@@ -77,7 +77,7 @@ pub(super) fn read(folder: &Path) -> Result<(ModelCard, Vec<(ArtefactRef, PathBu
     let tokenizer = describe(&tokenizer_path)?;
     let mut files = vec![(tokenizer.clone(), tokenizer_path)];
     let chat_template = find_template(folder, &tokenizer_config)?.map(|(source, path)| {
-        files.push((source.artefact().clone(), path));
+        files.extend(source.artefact().map(|artefact| (artefact.clone(), path)));
         source
     });
     let embeds = EMBEDDING_FILES
