@@ -1,0 +1,57 @@
+"""Starts dynamo processes for benchmarks, waits for the address each prints, and stops them."""
+
+import contextlib
+import http.client
+import json
+import pathlib
+import subprocess
+import time
+import urllib.parse
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+DYNAMO = ROOT / "target/release/dynamo"
+START_SECONDS = 60
+
+
+@contextlib.contextmanager
+def dynamo(*arguments: str, environment: dict, cores: str | None = None):
+    """Yields the process and the address it serves."""
+    command = [str(DYNAMO), *arguments]
+    if cores is not None:
+        command = ["taskset", "-c", cores, *command]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment, text=True
+    )
+    try:
+        address = process.stdout.readline().strip()
+        if not address:
+            raise SystemExit(f"{' '.join(command)} did not start")
+        yield process, address
+    finally:
+        process.terminate()
+        process.wait(timeout=START_SECONDS)
+
+
+def get(url: str, path: str):
+    parts = urllib.parse.urlsplit(url)
+    connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=START_SECONDS)
+    connection.request("GET", path)
+    response = connection.getresponse()
+    return response.status, json.load(response)
+
+
+def wait_for_model(url: str) -> str:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        _, body = get(url, "/v1/models")
+        if body["data"]:
+            return body["data"][0]["id"]
+        time.sleep(0.02)
+    raise SystemExit(f"{url} lists no model")
+
+
+def rss_megabytes(pid: int) -> float:
+    for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) / 1024
+    raise SystemExit(f"process {pid} is gone")
