@@ -184,8 +184,14 @@ pub(crate) fn root() -> Command {
         .about("Distributed LLM inference: one command from a laptop to a cluster")
         .after_help("dynamo --model MODEL is short for: dynamo run in=text --model MODEL")
         .subcommand_required(false)
-        .subcommand(run_command("run", "Connect an input to an engine, in one process"))
-        .subcommand(run_command("serve", "Serve one component; the same forms as run"))
+        .subcommand(run_command(
+            "run",
+            "Connect an input to an engine, in one process",
+        ))
+        .subcommand(run_command(
+            "serve",
+            "Serve one component; the same forms as run",
+        ))
         .subcommand(with_options(
             "frontend",
             Command::new("frontend")
@@ -195,13 +201,21 @@ pub(crate) fn root() -> Command {
         .subcommand(
             Command::new("completions")
                 .about("Print completions for a shell")
-                .arg(Arg::new("shell").required(true).value_parser(value_parser!(Shell))),
+                .arg(
+                    Arg::new("shell")
+                        .required(true)
+                        .value_parser(value_parser!(Shell)),
+                ),
         )
         .subcommand(
             Command::new("reference")
                 .about("Write the reference pages of all options")
                 .hide(true)
-                .arg(Arg::new("folder").required(true).value_parser(value_parser!(PathBuf))),
+                .arg(
+                    Arg::new("folder")
+                        .required(true)
+                        .value_parser(value_parser!(PathBuf)),
+                ),
         )
 }
 
@@ -210,14 +224,27 @@ fn run_command(name: &'static str, about: &'static str) -> Command {
         .value_name("in=INPUT out=OUTPUT MODEL")
         .num_args(0..)
         .help("What asks, what answers, and the model, in any order");
-    with_options("run", Command::new(name).about(about).arg(forms).after_help(RUN_HELP))
+    with_options(
+        "run",
+        Command::new(name)
+            .about(about)
+            .arg(forms)
+            .after_help(RUN_HELP),
+    )
 }
 
 fn model_command() -> Command {
-    let model = |help: &'static str| Arg::new("model").required(true).value_name("MODEL").help(help);
+    let model = |help: &'static str| {
+        Arg::new("model")
+            .required(true)
+            .value_name("MODEL")
+            .help(help)
+    };
     let fetch = Command::new("fetch")
         .about("Fetch a model from the Hugging Face hub and print where it is")
-        .arg(model("A Hugging Face id: ORG/NAME, ORG/NAME@REVISION or ORG/NAME:FILE.gguf"));
+        .arg(model(
+            "A Hugging Face id: ORG/NAME, ORG/NAME@REVISION or ORG/NAME:FILE.gguf",
+        ));
     let show = Command::new("show")
         .about("Print what is known about a model, as JSON")
         .arg(model("A GGUF file, a Hugging Face folder, or an id"));
@@ -263,7 +290,10 @@ fn required_text(matches: &ArgMatches, name: &str) -> String {
 }
 
 fn required_path(matches: &ArgMatches, name: &str) -> PathBuf {
-    matches.get_one::<PathBuf>(name).cloned().unwrap_or_default()
+    matches
+        .get_one::<PathBuf>(name)
+        .cloned()
+        .unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -285,7 +315,11 @@ mod tests {
             with_short_form(&words(&["dynamo", "--model", "m.gguf"])),
             words(&["dynamo", "run", "in=text", "--model", "m.gguf"])
         );
-        for untouched in [vec!["dynamo"], vec!["dynamo", "--version"], vec!["dynamo", "run", "--threads", "1"]] {
+        for untouched in [
+            vec!["dynamo"],
+            vec!["dynamo", "--version"],
+            vec!["dynamo", "run", "--threads", "1"],
+        ] {
             assert_eq!(with_short_form(&words(&untouched)), words(&untouched));
         }
     }

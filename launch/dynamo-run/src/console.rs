@@ -49,7 +49,11 @@ async fn chat(
     complain(&format!(
         "{} {}; Ctrl-C stops an answer, Ctrl-D leaves",
         conversation.model(),
-        if conversation.chats() { "is listening" } else { "completes text (it has no chat template)" },
+        if conversation.chats() {
+            "is listening"
+        } else {
+            "completes text (it has no chat template)"
+        },
     ));
     // SIGINT belongs to the conversation: it stops an answer and not the program.
     let signals = Signals::terminate_only().context("cannot listen for signals")?;
@@ -112,7 +116,11 @@ fn figures(turn: &Turn) -> String {
     let ttft = turn.first_token.unwrap_or_default();
     let after = turn.elapsed.saturating_sub(ttft).as_secs_f64();
     let tokens = turn.usage.completion_tokens;
-    let rate = if after > 0.0 { tokens.saturating_sub(1) as f64 / after } else { 0.0 };
+    let rate = if after > 0.0 {
+        tokens.saturating_sub(1) as f64 / after
+    } else {
+        0.0
+    };
     let mut line = format!(
         "[{tokens} tokens, TTFT {:.0} ms, {rate:.1} tokens/s, {} of {} prompt tokens cached",
         ttft.as_secs_f64() * 1000.0,
@@ -144,14 +152,19 @@ async fn stdin(
             let mut input = std::io::stdin().lock().take(MAX_STDIN_BYTES);
             input.read_to_string(&mut prompt).map(|_| prompt)
         });
-        let prompt = read.await?.context("cannot read the prompt from standard input")?;
+        let prompt = read
+            .await?
+            .context("cannot read the prompt from standard input")?;
         let prompt = prompt.trim_end_matches('\n');
         if prompt.is_empty() {
-            anyhow::bail!("standard input is empty: pipe a prompt in, or use in=text in a terminal");
+            anyhow::bail!(
+                "standard input is empty: pipe a prompt in, or use in=text in a terminal"
+            );
         }
-        let turn = conversation.ask(prompt, &draining, print).await.map_err(|error| {
-            anyhow::anyhow!("{}", error.message)
-        })?;
+        let turn = conversation
+            .ask(prompt, &draining, print)
+            .await
+            .map_err(|error| anyhow::anyhow!("{}", error.message))?;
         print_line("");
         tracing::info!("{}", figures(&turn));
         Ok::<(), anyhow::Error>(())
@@ -163,7 +176,10 @@ async fn batch(process: Process, client: LocalClient, path: &Path) -> anyhow::Re
     let options: BatchOptions = process.options.get::<BatchOptions>().clone();
     let batch = Batch::new(client, path, options);
     let total = batch.count()?;
-    let bar = process.surroundings.stderr_is_terminal.then(|| batch_bar(total));
+    let bar = process
+        .surroundings
+        .stderr_is_terminal
+        .then(|| batch_bar(total));
     let signals = Signals::system().context("cannot listen for signals")?;
     let draining = process.shutdown.draining().clone();
     let mut summary = None;

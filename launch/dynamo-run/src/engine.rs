@@ -48,7 +48,11 @@ pub(crate) fn vocabulary() -> SharedVocabulary {
 }
 
 /// Builds the engine of an output form that is computed in this process.
-pub(crate) async fn build(process: &Process, output: &Output, model: Option<&str>) -> anyhow::Result<Local> {
+pub(crate) async fn build(
+    process: &Process,
+    output: &Output,
+    model: Option<&str>,
+) -> anyhow::Result<Local> {
     let options: &ModelOptions = process.options.get();
     let echo: &EchoEngineOptions = process.options.get();
     let echo = EchoOptions {
@@ -58,7 +62,10 @@ pub(crate) async fn build(process: &Process, output: &Output, model: Option<&str
         if *output != Output::Echo {
             bail!("out=llamacpp needs a model: give a GGUF file or a Hugging Face id");
         }
-        let name = options.model_name.clone().unwrap_or_else(|| ECHO_NAME.to_owned());
+        let name = options
+            .model_name
+            .clone()
+            .unwrap_or_else(|| ECHO_NAME.to_owned());
         return Ok(Local {
             served: echo_model(&name, echo)?,
             name,
@@ -80,7 +87,9 @@ pub(crate) async fn build(process: &Process, output: &Output, model: Option<&str
     let (model, assets) = load_assets(process, model).await?;
     let (model, engine): (LocalModel, Arc<dyn Engine>) = match output {
         Output::Echo => (model, Arc::new(EchoEngine::new(echo))),
-        Output::Llamacpp | Output::Auto | Output::Endpoint(_) => start_llamacpp(process, model).await?,
+        Output::Llamacpp | Output::Auto | Output::Endpoint(_) => {
+            start_llamacpp(process, model).await?
+        }
     };
     Ok(Local {
         name: model.card().name.clone(),
@@ -127,7 +136,10 @@ pub(crate) async fn fetch(process: &Process, model: &str) -> anyhow::Result<Exit
 /// `dynamo model show`
 pub(crate) async fn show(process: &Process, model: &str) -> anyhow::Result<ExitStatus> {
     let path = resolve(process, model, Wanted::WithoutWeights).await?;
-    let opened = process.environment.compute(move || LocalModel::open(&path)).await??;
+    let opened = process
+        .environment
+        .compute(move || LocalModel::open(&path))
+        .await??;
     print_line(&serde_json::to_string_pretty(opened.card())?);
     Ok(ExitStatus::Success)
 }
@@ -214,10 +226,16 @@ async fn resolve(process: &Process, model: &str, wanted: Wanted) -> anyhow::Resu
         Some(bar) => {
             bar.set_length(progress.total);
             bar.set_position(progress.done);
-            bar.set_message(format!("{} ({}/{})", progress.file, progress.number, progress.count));
+            bar.set_message(format!(
+                "{} ({}/{})",
+                progress.file, progress.number, progress.count
+            ));
         }
         None if progress.done == progress.total => {
-            complain(&format!("fetched {} ({}/{})", progress.file, progress.number, progress.count));
+            complain(&format!(
+                "fetched {} ({}/{})",
+                progress.file, progress.number, progress.count
+            ));
         }
         None => {}
     };
@@ -230,7 +248,8 @@ async fn resolve(process: &Process, model: &str, wanted: Wanted) -> anyhow::Resu
 
 fn download_bar() -> ProgressBar {
     let bar = ProgressBar::new(0);
-    let style = ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec}");
+    let style =
+        ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec}");
     if let Ok(style) = style {
         bar.set_style(style);
     }

@@ -45,11 +45,17 @@ pub(crate) struct Forms {
 /// Why the words after `run` make no sense.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum FormError {
-    #[error("in={0} is not a way in; use in=text, stdin, http, batch:FILE.jsonl, dyn://NAMESPACE.COMPONENT.ENDPOINT or none")]
+    #[error(
+        "in={0} is not a way in; use in=text, stdin, http, batch:FILE.jsonl, dyn://NAMESPACE.COMPONENT.ENDPOINT or none"
+    )]
     Input(String),
-    #[error("out={0} is not an engine; use out=echo, llamacpp, auto, dyn or dyn://NAMESPACE.COMPONENT.ENDPOINT")]
+    #[error(
+        "out={0} is not an engine; use out=echo, llamacpp, auto, dyn or dyn://NAMESPACE.COMPONENT.ENDPOINT"
+    )]
     Output(String),
-    #[error("{0} is not part of this version; use out=echo, llamacpp, auto or dyn://NAMESPACE.COMPONENT.ENDPOINT")]
+    #[error(
+        "{0} is not part of this version; use out=echo, llamacpp, auto or dyn://NAMESPACE.COMPONENT.ENDPOINT"
+    )]
     NotYet(String),
     #[error("in=batch needs a file; write in=batch:FILE.jsonl")]
     BatchWithoutFile,
@@ -145,10 +151,12 @@ fn parse_endpoint(word: &str, value: &str) -> Result<EndpointId, FormError> {
     parts
         .join(".")
         .parse()
-        .map_err(|error: dynamo_runtime::discovery::NameError| FormError::Endpoint {
-            form: word.to_owned(),
-            reason: error.to_string(),
-        })
+        .map_err(
+            |error: dynamo_runtime::discovery::NameError| FormError::Endpoint {
+                form: word.to_owned(),
+                reason: error.to_string(),
+            },
+        )
 }
 
 #[cfg(test)]
@@ -166,13 +174,20 @@ mod tests {
             output: Some(Output::Echo),
             model: Some("m.gguf".to_owned()),
         };
-        assert_eq!(forms(&["in=http", "out=echo", "m.gguf"]), Ok(expected.clone()));
+        assert_eq!(
+            forms(&["in=http", "out=echo", "m.gguf"]),
+            Ok(expected.clone())
+        );
         assert_eq!(forms(&["m.gguf", "out=echo", "in=http"]), Ok(expected));
     }
 
     #[test]
     fn missing_parts_of_an_endpoint_take_the_defaults() {
-        for text in ["in=dyn://", "in=dyn://dynamo", "in=dyn://dynamo.backend.generate"] {
+        for text in [
+            "in=dyn://",
+            "in=dyn://dynamo",
+            "in=dyn://dynamo.backend.generate",
+        ] {
             let Some(Input::Endpoint(endpoint)) = forms(&[text]).unwrap().input else {
                 panic!("{text} is an endpoint");
             };
@@ -182,12 +197,27 @@ mod tests {
 
     #[test]
     fn what_makes_no_sense_says_what_would() {
-        assert_eq!(forms(&["in=htpp"]), Err(FormError::Input("htpp".to_owned())));
+        assert_eq!(
+            forms(&["in=htpp"]),
+            Err(FormError::Input("htpp".to_owned()))
+        );
         assert_eq!(forms(&["in=batch:"]), Err(FormError::BatchWithoutFile));
         assert!(matches!(forms(&["out=vllm"]), Err(FormError::NotYet(_))));
-        assert!(matches!(forms(&["in=text", "in=http"]), Err(FormError::Twice { form: "in=", .. })));
-        assert!(matches!(forms(&["a", "b"]), Err(FormError::Twice { form: "the model", .. })));
-        assert!(matches!(forms(&["in=dyn://a.b.c.d"]), Err(FormError::Endpoint { .. })));
+        assert!(matches!(
+            forms(&["in=text", "in=http"]),
+            Err(FormError::Twice { form: "in=", .. })
+        ));
+        assert!(matches!(
+            forms(&["a", "b"]),
+            Err(FormError::Twice {
+                form: "the model",
+                ..
+            })
+        ));
+        assert!(matches!(
+            forms(&["in=dyn://a.b.c.d"]),
+            Err(FormError::Endpoint { .. })
+        ));
     }
 
     #[test]

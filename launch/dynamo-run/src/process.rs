@@ -32,7 +32,10 @@ pub(crate) struct Process {
 
 /// Runs a command to its end.
 pub(crate) fn start(invocation: Invocation, surroundings: Surroundings) -> ExitStatus {
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             complain(&format!("error: cannot start threads: {error}"));
@@ -49,7 +52,8 @@ async fn run(invocation: Invocation, surroundings: Surroundings) -> ExitStatus {
     let Invocation { command, options } = invocation;
     let runtime_options: &RuntimeOptions = options.get();
     let environment = Environment::system();
-    let mut telemetry_options = TelemetryOptions::new(runtime_options, surroundings.stderr_is_terminal);
+    let mut telemetry_options =
+        TelemetryOptions::new(runtime_options, surroundings.stderr_is_terminal);
     if run::is_quiet(&command) && options.source("log_level").is_none_or(is_default) {
         // A conversation is not to be mixed with log lines unless they matter.
         "warn".clone_into(&mut telemetry_options.log);
@@ -115,8 +119,7 @@ impl Process {
     pub(crate) async fn join(&self) -> anyhow::Result<DistributedRuntime> {
         let options: &RuntimeOptions = self.options.get();
         let folders = self.surroundings.system_folders();
-        let discovery =
-            discovery::open(options, &folders, self.environment.clone(), &self.tasks)?;
+        let discovery = discovery::open(options, &folders, self.environment.clone(), &self.tasks)?;
         let plane_options = TcpPlaneOptions {
             host: options.tcp_host.clone(),
             port: options.tcp_port,
@@ -146,7 +149,10 @@ impl Process {
     }
 
     /// Serves until asked to end, then drains.
-    pub(crate) async fn serve(&self, drain: impl Future<Output = ()>) -> anyhow::Result<ExitStatus> {
+    pub(crate) async fn serve(
+        &self,
+        drain: impl Future<Output = ()>,
+    ) -> anyhow::Result<ExitStatus> {
         let signals = Signals::system().context("cannot listen for signals")?;
         let work = std::future::pending::<Result<(), Infallible>>();
         let health = self.health.clone();
@@ -154,7 +160,10 @@ impl Process {
             health.set_draining();
             drain.await;
         };
-        Ok(self.shutdown.supervise(signals, &self.tasks, work, drain).await)
+        Ok(self
+            .shutdown
+            .supervise(signals, &self.tasks, work, drain)
+            .await)
     }
 
     /// Runs to the end of `work`, or until asked to end.
@@ -163,6 +172,8 @@ impl Process {
         signals: Signals,
         work: impl Future<Output = Result<(), E>>,
     ) -> ExitStatus {
-        self.shutdown.supervise(signals, &self.tasks, work, async {}).await
+        self.shutdown
+            .supervise(signals, &self.tasks, work, async {})
+            .await
     }
 }

@@ -29,7 +29,11 @@ mod tests {
         for (command, title) in REFERENCE {
             let path = folder.join(format!("{command}.md"));
             let written = std::fs::read_to_string(&path).unwrap_or_default();
-            assert!(written == page(command, title), "{} is out of date: run make reference", path.display());
+            assert!(
+                written == page(command, title),
+                "{} is out of date: run make reference",
+                path.display()
+            );
         }
     }
 }

@@ -1,11 +1,11 @@
 //! The combinations of inputs and outputs: what `run`, `serve` and `frontend` start.
 
 use crate::cli::CommandKind;
+use crate::console;
 use crate::engine::{self, Local};
 use crate::forms::{Forms, Input, Output};
 use crate::output::print_line;
 use crate::process::Process;
-use crate::console;
 use anyhow::{Context, bail};
 use dynamo_frontend::local::LocalClient;
 use dynamo_frontend::{BoundFrontend, Frontend, FrontendMetrics, FrontendOptions};
@@ -51,16 +51,22 @@ pub(crate) async fn run(process: Process, forms: Forms) -> anyhow::Result<ExitSt
     } else {
         Output::Auto
     });
-    let input = forms.input.unwrap_or(if process.surroundings.stdin_is_terminal {
-        Input::Text
-    } else {
-        Input::Stdin
-    });
+    let input = forms
+        .input
+        .unwrap_or(if process.surroundings.stdin_is_terminal {
+            Input::Text
+        } else {
+            Input::Stdin
+        });
     if matches!(output, Output::Auto | Output::Endpoint(_)) && forms.model.is_some() {
-        bail!("out=auto uses the models that workers announce: leave the model out, or choose an engine such as out=llamacpp");
+        bail!(
+            "out=auto uses the models that workers announce: leave the model out, or choose an engine such as out=llamacpp"
+        );
     }
     match input {
-        Input::Endpoint(endpoint) => worker(process, endpoint, &output, forms.model.as_deref()).await,
+        Input::Endpoint(endpoint) => {
+            worker(process, endpoint, &output, forms.model.as_deref()).await
+        }
         Input::None => engine_alone(process, &output, forms.model.as_deref()).await,
         Input::Http => {
             let registry = ModelRegistry::new();
@@ -105,7 +111,9 @@ async fn attach(
             Ok(Some(local))
         }
         Output::Auto => watch(process, registry, None).await.map(|()| None),
-        Output::Endpoint(only) => watch(process, registry, Some(only.clone())).await.map(|()| None),
+        Output::Endpoint(only) => watch(process, registry, Some(only.clone()))
+            .await
+            .map(|()| None),
     }
 }
 
@@ -121,7 +129,9 @@ async fn watch(
         cache: engine::artefact_cache(process),
     };
     let watch = ModelWatch::new(&runtime, registry.clone(), options, engine::vocabulary());
-    process.tasks.spawn_until_cancelled("model watch", watch.run());
+    process
+        .tasks
+        .spawn_until_cancelled("model watch", watch.run());
     Ok(())
 }
 
@@ -172,7 +182,10 @@ async fn http(
             if let Ok(drained) = drained.await
                 && drained.dropped_requests > 0
             {
-                tracing::warn!(requests = drained.dropped_requests, "requests were cut off by the drain timeout");
+                tracing::warn!(
+                    requests = drained.dropped_requests,
+                    "requests were cut off by the drain timeout"
+                );
             }
         })
         .await;
@@ -186,7 +199,9 @@ async fn bind(process: &Process, registry: ModelRegistry) -> anyhow::Result<Boun
     if let Some(path) = &options.api_key_file {
         let text = std::fs::read_to_string(path)
             .with_context(|| format!("cannot read --api-key-file {}", path.display()))?;
-        options.api_key.extend(dynamo_frontend::parse_key_file(&text)?);
+        options
+            .api_key
+            .extend(dynamo_frontend::parse_key_file(&text)?);
     }
     let frontend = Frontend {
         metrics: FrontendMetrics::new(&process.metrics, &options.metrics_prefix)?,
@@ -209,13 +224,17 @@ async fn worker(
         bail!("in={endpoint} needs an engine of this process: out=echo or out=llamacpp");
     }
     process.serve_status().await?;
-    process.health.set_endpoint(&endpoint.to_string(), EndpointStatus::NotReady);
+    process
+        .health
+        .set_endpoint(&endpoint.to_string(), EndpointStatus::NotReady);
     let local = engine::build(&process, output, model).await?;
     let offer = local.offer(&process)?;
     let runtime = process.join().await?;
     let engine = Arc::clone(&local.served.engine);
     let worker = Worker::start(&runtime, &endpoint, Arc::clone(&engine), offer).await?;
-    process.health.set_endpoint(&endpoint.to_string(), EndpointStatus::Ready);
+    process
+        .health
+        .set_endpoint(&endpoint.to_string(), EndpointStatus::Ready);
     tracing::info!(model = local.name, %endpoint, "worker serves");
     print_line(&endpoint.to_string());
     process
@@ -238,5 +257,7 @@ async fn engine_alone(
     let local = engine::build(&process, output, model).await?;
     process.health.set_endpoint("engine", EndpointStatus::Ready);
     tracing::info!(model = local.name, "engine runs without an input");
-    process.serve(async move { local.served.engine.drain().await }).await
+    process
+        .serve(async move { local.served.engine.drain().await })
+        .await
 }

@@ -269,10 +269,12 @@ impl Lines {
         loop {
             let mut text = String::new();
             let mut bounded = (&mut self.reader).take(MAX_LINE_BYTES + 1);
-            let length = bounded.read_line(&mut text).map_err(|source| BatchError::Input {
-                path: self.path.clone(),
-                source,
-            })?;
+            let length = bounded
+                .read_line(&mut text)
+                .map_err(|source| BatchError::Input {
+                    path: self.path.clone(),
+                    source,
+                })?;
             if length == 0 {
                 return Ok(None);
             }

@@ -123,8 +123,10 @@ impl Conversation {
             }
         };
         if self.chats {
-            self.turns.push_back(json!({"role": "user", "content": question}));
-            self.turns.push_back(json!({"role": "assistant", "content": answer}));
+            self.turns
+                .push_back(json!({"role": "user", "content": question}));
+            self.turns
+                .push_back(json!({"role": "assistant", "content": answer}));
         }
         Ok(Turn {
             usage: generation.usage(),
@@ -150,7 +152,10 @@ impl Conversation {
         }
         if !self.chats {
             body["prompt"] = question.into();
-            return self.client.completion(body.to_string().as_bytes(), id).await;
+            return self
+                .client
+                .completion(body.to_string().as_bytes(), id)
+                .await;
         }
         let system = self.options.system_prompt.iter();
         let messages: Vec<Value> = system
@@ -194,11 +199,20 @@ mod tests {
         let mut conversation = conversation();
         let cancel = CancellationToken::new();
         let mut shown = String::new();
-        conversation.ask("first", &cancel, |text| shown.push_str(text)).await.unwrap();
+        conversation
+            .ask("first", &cancel, |text| shown.push_str(text))
+            .await
+            .unwrap();
         assert!(shown.contains("first"));
         shown.clear();
-        let turn = conversation.ask("second", &cancel, |text| shown.push_str(text)).await.unwrap();
-        assert!(shown.contains("first") && shown.contains("second"), "{shown}");
+        let turn = conversation
+            .ask("second", &cancel, |text| shown.push_str(text))
+            .await
+            .unwrap();
+        assert!(
+            shown.contains("first") && shown.contains("second"),
+            "{shown}"
+        );
         assert!(!turn.cancelled && turn.first_token.is_some());
     }
 
@@ -223,12 +237,25 @@ mod tests {
     async fn a_history_beyond_the_context_loses_its_oldest_turns() {
         let mut conversation = conversation();
         let cancel = CancellationToken::new();
-        let context = conversation.client.model(None).unwrap().1.card.context_length as usize;
+        let context = conversation
+            .client
+            .model(None)
+            .unwrap()
+            .1
+            .card
+            .context_length as usize;
         for _ in 0..4 {
-            conversation.turns.push_back(json!({"role": "user", "content": "x".repeat(context / 2)}));
-            conversation.turns.push_back(json!({"role": "assistant", "content": "y"}));
+            conversation
+                .turns
+                .push_back(json!({"role": "user", "content": "x".repeat(context / 2)}));
+            conversation
+                .turns
+                .push_back(json!({"role": "assistant", "content": "y"}));
         }
-        let turn = conversation.ask("still there?", &cancel, |_| {}).await.unwrap();
+        let turn = conversation
+            .ask("still there?", &cancel, |_| {})
+            .await
+            .unwrap();
         assert!(turn.forgotten >= 2 && turn.forgotten % 2 == 0, "{turn:?}");
     }
 }

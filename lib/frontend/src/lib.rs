@@ -5,7 +5,7 @@
 //! crate holds no algorithm.
 //!
 //! Invariants
-//! - Every response that is not a success has an OpenAI error body made by [`error`].
+//! - Every response that is not a success has an OpenAI error body, made in one place.
 //! - A client that goes away drops its request's pipeline, and thereby cancels the engine's work.
 //! - Every limit is an option of [`FrontendOptions`].
 

@@ -36,7 +36,11 @@ pub struct Asked {
 
 impl LocalClient {
     /// Asks what is in `registry`.
-    pub fn new(registry: ModelRegistry, environment: Environment, limits: PreprocessLimits) -> Self {
+    pub fn new(
+        registry: ModelRegistry,
+        environment: Environment,
+        limits: PreprocessLimits,
+    ) -> Self {
         Self {
             registry,
             environment,
@@ -96,9 +100,13 @@ impl LocalClient {
         let request: EmbeddingRequest = parse(body)?;
         let (_, served) = self.model(Some(&request.model))?;
         let prepared =
-            prepare_embedding(request, Arc::clone(&served), self.limits, &self.environment)
-                .await?;
-        let tokens = prepared.request.inputs.iter().map(|input| input.len() as u64).sum();
+            prepare_embedding(request, Arc::clone(&served), self.limits, &self.environment).await?;
+        let tokens = prepared
+            .request
+            .inputs
+            .iter()
+            .map(|input| input.len() as u64)
+            .sum();
         let response = served.engine.embed(prepared.request, context(id)).await?;
         Ok((response, tokens))
     }

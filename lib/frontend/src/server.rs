@@ -17,6 +17,7 @@ use dynamo_llm::registry::ModelRegistry;
 use dynamo_runtime::environment::{Connection, Listener};
 use dynamo_runtime::telemetry::{MetricsRegistry, Sampler};
 use dynamo_runtime::{Environment, Tasks};
+use futures_util::FutureExt;
 use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper::service::service_fn;
@@ -25,6 +26,7 @@ use hyper_util::server::conn::auto::Builder;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -224,7 +226,7 @@ impl BoundFrontend {
             let app = Arc::clone(&self.app);
             let serving = serve_connection(app, router.clone(), connection, tasks.clone());
             tasks.spawn_until_cancelled("http connection", async move {
-                serving.await;
+                contained(serving).await;
                 drop(place);
             });
         }
@@ -282,6 +284,15 @@ async fn serve_connection(
     }
 }
 
+/// Runs what belongs to one client. Nothing is shared through it but counters and places, which
+/// are given back as it unwinds, so that a panic ends this client's connection and not the
+/// process, which others use.
+async fn contained(serving: impl Future<Output = ()>) {
+    if AssertUnwindSafe(serving).catch_unwind().await.is_err() {
+        tracing::error!("a connection met a defect of this service and was dropped");
+    }
+}
+
 fn builder(options: &FrontendOptions, tasks: Tasks) -> Builder<Spawn> {
     let mut builder = Builder::new(Spawn(tasks));
     let head = options
@@ -312,6 +323,7 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     fn execute(&self, task: F) {
-        self.0.spawn_until_cancelled("http/2 stream", task);
+        self.0
+            .spawn_until_cancelled("http/2 stream", contained(task));
     }
 }

@@ -176,7 +176,10 @@ impl ArtefactStore {
             chunk.truncate(length);
             Ok::<_, io::Error>((Bytes::from(chunk), file))
         });
-        let (chunk, file) = read.await.map_err(busy)?.map_err(unreadable)?;
+        let (chunk, file) = read
+            .await
+            .map_err(busy)?
+            .map_err(|error| unreadable(&error))?;
         Ok((!chunk.is_empty()).then_some((chunk, file)))
     }
 }
@@ -193,7 +196,10 @@ impl Handler for ArtefactStore {
                 file.seek(SeekFrom::Start(start))?;
                 Ok::<_, io::Error>(file)
             });
-            let file = open.await.map_err(busy)?.map_err(unreadable)?;
+            let file = open
+                .await
+                .map_err(busy)?
+                .map_err(|error| unreadable(&error))?;
             let store = self.clone();
             let chunks = stream::try_unfold(file, move |file| {
                 let store = store.clone();
@@ -215,7 +221,7 @@ fn busy(error: crate::environment::ComputeError) -> RequestError {
     RequestError::new(ErrorCode::NoCapacity, error.to_string())
 }
 
-fn unreadable(error: io::Error) -> RequestError {
+fn unreadable(error: &io::Error) -> RequestError {
     RequestError::new(
         ErrorCode::EngineFailed,
         format!("the worker cannot read the artefact any more: {error}"),

@@ -41,7 +41,9 @@ pub enum JournalError {
         line: usize,
     },
     /// Another process is writing to it.
-    #[error("{0} is being written by another batch run; wait for it or give another --batch-output")]
+    #[error(
+        "{0} is being written by another batch run; wait for it or give another --batch-output"
+    )]
     InUse(PathBuf),
 }
 
@@ -61,7 +63,9 @@ impl Journal {
             .map_err(at)?;
         match file.try_lock() {
             Ok(()) => {}
-            Err(std::fs::TryLockError::WouldBlock) => return Err(JournalError::InUse(path.to_owned())),
+            Err(std::fs::TryLockError::WouldBlock) => {
+                return Err(JournalError::InUse(path.to_owned()));
+            }
             Err(std::fs::TryLockError::Error(error)) => return Err(at(error)),
         }
         let mut journal = Self {
@@ -91,7 +95,9 @@ impl Journal {
             .map_err(io::Error::from)
             .map_err(|source| self.io(source))?;
         text.push(b'\n');
-        self.file.write_all(&text).map_err(|source| self.io(source))?;
+        self.file
+            .write_all(&text)
+            .map_err(|source| self.io(source))?;
         self.done.insert(result.line, result.fingerprint.clone());
         Ok(())
     }
@@ -175,8 +181,14 @@ mod tests {
         let path = folder.path().join("notes.txt");
         std::fs::write(&path, "dear diary\nmore\n").unwrap();
         let refused = Journal::open(&path);
-        assert!(matches!(refused, Err(JournalError::NotAResult { line: 1, .. })));
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "dear diary\nmore\n");
+        assert!(matches!(
+            refused,
+            Err(JournalError::NotAResult { line: 1, .. })
+        ));
+        assert_eq!(
+            std::fs::read_to_string(&path).unwrap(),
+            "dear diary\nmore\n"
+        );
     }
 
     #[test]

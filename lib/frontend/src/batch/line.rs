@@ -126,10 +126,18 @@ mod tests {
     fn both_forms_are_read() {
         assert!(matches!(read(r#"{"text":"hi"}"#), Ok(Ask::Prompt(text)) if text == "hi"));
         let openai = r#"{"custom_id":"a","method":"POST","url":"/v1/completions","body":{"x":1}}"#;
-        let Ok(Ask::Request { custom_id, api, body }) = read(openai) else {
+        let Ok(Ask::Request {
+            custom_id,
+            api,
+            body,
+        }) = read(openai)
+        else {
             panic!("a request")
         };
-        assert_eq!((custom_id.as_str(), api, body.get()), ("a", BatchApi::Completions, r#"{"x":1}"#));
+        assert_eq!(
+            (custom_id.as_str(), api, body.get()),
+            ("a", BatchApi::Completions, r#"{"x":1}"#)
+        );
     }
 
     #[test]
@@ -137,9 +145,18 @@ mod tests {
         for (line, code) in [
             ("not json", ErrorCode::InvalidJson),
             (r#"{"prompt":"x"}"#, ErrorCode::InvalidJson),
-            (r#"{"text":"x","url":"/v1/completions"}"#, ErrorCode::InvalidRequest),
-            (r#"{"custom_id":"a","url":"/v1/files","body":{}}"#, ErrorCode::InvalidRequest),
-            (r#"{"custom_id":"a","method":"GET","url":"/v1/completions","body":{}}"#, ErrorCode::InvalidRequest),
+            (
+                r#"{"text":"x","url":"/v1/completions"}"#,
+                ErrorCode::InvalidRequest,
+            ),
+            (
+                r#"{"custom_id":"a","url":"/v1/files","body":{}}"#,
+                ErrorCode::InvalidRequest,
+            ),
+            (
+                r#"{"custom_id":"a","method":"GET","url":"/v1/completions","body":{}}"#,
+                ErrorCode::InvalidRequest,
+            ),
         ] {
             assert_eq!(read(line).expect_err(line).code, code, "{line}");
         }

@@ -50,7 +50,10 @@ pub(super) fn result(
 }
 
 fn fields<const N: usize>(entries: [(&str, Value); N]) -> Map<String, Value> {
-    entries.map(|(key, value)| (key.to_owned(), value)).into_iter().collect()
+    entries
+        .map(|(key, value)| (key.to_owned(), value))
+        .into_iter()
+        .collect()
 }
 
 async fn prompt(
@@ -107,7 +110,9 @@ async fn request(
     }
     let asked = match api {
         BatchApi::Chat => client.chat(body, Arc::clone(&id)).await?,
-        BatchApi::Completions | BatchApi::Embeddings => client.completion(body, Arc::clone(&id)).await?,
+        BatchApi::Completions | BatchApi::Embeddings => {
+            client.completion(body, Arc::clone(&id)).await?
+        }
     };
     let folded: Folded = asked.generation.fold(|_| {}).await?;
     let usage = folded.usage;

@@ -29,8 +29,12 @@ fn batch(folder: &Path, lines: &str) -> Batch {
 
 fn results(folder: &Path) -> BTreeMap<u64, Value> {
     let text = std::fs::read_to_string(folder.join("output.jsonl")).expect("there are results");
-    let values = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
-    values.map(|value| (value["line"].as_u64().expect("a number"), value)).collect()
+    let values = text
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+    values
+        .map(|value| (value["line"].as_u64().expect("a number"), value))
+        .collect()
 }
 
 #[tokio::test]
@@ -51,7 +55,10 @@ async fn each_line_gets_its_result_in_its_own_form_and_errors_stop_nobody() {
     assert!(!summary.interrupted);
     assert_eq!((summary.progress.done, summary.progress.failed), (5, 2));
     let results = results(folder.path());
-    assert!(results[&1]["response"].as_str().unwrap().contains("one"), "{results:#?}");
+    assert!(
+        results[&1]["response"].as_str().unwrap().contains("one"),
+        "{results:#?}"
+    );
     assert_eq!(results[&3]["response"]["body"]["choices"][0]["text"], "tw");
     assert_eq!(results[&4]["error"]["code"], "invalid_json");
     assert_eq!(results[&5]["response"]["status_code"], 404);
@@ -61,7 +68,9 @@ async fn each_line_gets_its_result_in_its_own_form_and_errors_stop_nobody() {
 #[tokio::test]
 async fn a_run_that_was_cut_off_asks_only_what_has_no_result() {
     let folder = tempfile::tempdir().unwrap();
-    let lines: String = (0..20).map(|n| format!("{{\"text\": \"number {n}\"}}\n")).collect();
+    let lines: String = (0..20)
+        .map(|n| format!("{{\"text\": \"number {n}\"}}\n"))
+        .collect();
     let first = batch(folder.path(), &lines);
     let cancel = CancellationToken::new();
     let stop = cancel.clone();
@@ -96,5 +105,8 @@ async fn results_of_another_input_are_not_mixed_in() {
     first.run(&CancellationToken::new(), |_| {}).await.unwrap();
     let other = batch(folder.path(), "{\"text\": \"b\"}\n");
     let refused = other.run(&CancellationToken::new(), |_| {}).await;
-    assert!(matches!(refused, Err(BatchError::OtherInput { line: 1, .. })), "{refused:?}");
+    assert!(
+        matches!(refused, Err(BatchError::OtherInput { line: 1, .. })),
+        "{refused:?}"
+    );
 }

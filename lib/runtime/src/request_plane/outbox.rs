@@ -256,9 +256,7 @@ mod tests {
         let (near, mut far) = tokio::io::duplex(64);
         let (_, write) = tokio::io::split(Box::new(near) as Box<dyn Connection>);
         let outbox = Outbox::default();
-        outbox
-            .put_control(|out| out.put_bytes(0, 64 * 4))
-            .unwrap();
+        outbox.put_control(|out| out.put_bytes(0, 64 * 4)).unwrap();
         // Slow, but it goes on: each read makes room within the bound.
         let read = async {
             let mut some = [0; 64];

@@ -16,7 +16,7 @@ use super::handlers::Handlers;
 use super::handshake::ConnectionError;
 use super::liveness::{Liveness, PING_INTERVAL, Verdict};
 use super::outbox::Outbox;
-use super::tcp_client::{ClientConnection, NotUsable};
+use super::tcp_client::ClientConnection;
 use super::tcp_server::{Limits, MAX_CONNECTIONS, MAX_STREAMS_PER_CONNECTION};
 use super::{RequestHeader, RequestPlane, ResponseStream, TrafficClass, tcp_server};
 use crate::{Environment, Tasks};
@@ -188,9 +188,8 @@ impl TcpPlane {
         let peer = self.peer(host, header.class);
         for _ in 0..CONNECTIONS_PER_CALL {
             let connection = self.connection(&peer, host, header.class).await?;
-            match connection.open(&header, &body).await {
-                Ok(answer) => return Ok(ResponseStream::new(answer?, header.start_position)),
-                Err(NotUsable) => {}
+            if let Ok(answer) = connection.open(&header, &body).await {
+                return Ok(ResponseStream::new(answer?, header.start_position));
             }
         }
         Err(RequestError::new(

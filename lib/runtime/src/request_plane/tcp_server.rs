@@ -64,13 +64,12 @@ pub(super) async fn serve(
     let places = Arc::new(Semaphore::new(limits.connections));
     let refusals = Arc::new(Semaphore::new(MAX_REFUSALS));
     loop {
-        let accepted = match tasks
+        let Some(accepted) = tasks
             .cancellation()
             .run_until_cancelled(listener.accept())
             .await
-        {
-            None => return,
-            Some(accepted) => accepted,
+        else {
+            return;
         };
         let (connection, peer) = match accepted {
             Ok(accepted) => accepted,
@@ -241,10 +240,8 @@ impl Streams {
             Ok(header) => header,
             Err(reason) => {
                 let message = format!("the worker cannot read the request's header: {reason}");
-                return self.refuse(
-                    stream,
-                    RequestError::new(ErrorCode::WorkerProtocol, message),
-                );
+                let unreadable = RequestError::new(ErrorCode::WorkerProtocol, message);
+                return self.refuse(stream, &unreadable);
             }
         };
         let mut running = self.running.lock();
@@ -259,7 +256,7 @@ impl Streams {
                 self.limit
             );
             let full = RequestError::new(ErrorCode::NoCapacity, message);
-            return self.refuse(stream, full.with_retry_after(RETRY_AFTER_FULL));
+            return self.refuse(stream, &full.with_retry_after(RETRY_AFTER_FULL));
         }
         let cancel = self.tasks.cancellation().child_token();
         let started = Arc::new(ServerStream::new(window, cancel));
@@ -277,9 +274,9 @@ impl Streams {
         Ok(())
     }
 
-    fn refuse(&self, stream: u32, error: RequestError) -> Result<(), ConnectionError> {
+    fn refuse(&self, stream: u32, error: &RequestError) -> Result<(), ConnectionError> {
         self.outbox
-            .put_control(|out| frame::put_end(out, stream, Some(&error)))
+            .put_control(|out| frame::put_end(out, stream, Some(error)))
             .map_err(|_| ConnectionError::NotReading)
     }
 }

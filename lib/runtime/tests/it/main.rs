@@ -3,6 +3,8 @@
 //! Modules are marked as tests so that lints that allow something in tests allow it here.
 
 #[cfg(test)]
+mod artefact;
+#[cfg(test)]
 mod component_processes;
 #[cfg(test)]
 mod discovery;
@@ -12,6 +14,8 @@ mod discovery_processes;
 mod request_plane;
 #[cfg(test)]
 mod request_plane_bad_input;
+#[cfg(test)]
+mod request_plane_edges;
 #[cfg(test)]
 mod request_plane_network;
 #[cfg(test)]

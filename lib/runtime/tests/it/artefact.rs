@@ -1,0 +1,282 @@
+//! Artefacts from process to process, with real files and sockets.
+
+use bytes::Bytes;
+use dynamo_protocols::{ErrorCode, RequestError};
+use dynamo_runtime::artefact::{
+    ARTEFACT_ENDPOINT, ArtefactError, ArtefactFetcher, ArtefactSource, ArtefactStore,
+    MAX_ARTEFACT_BYTES,
+};
+use dynamo_runtime::discovery::{ArtefactRef, EndpointId, InstanceId};
+use dynamo_runtime::request_plane::{
+    Handler, IncomingRequest, Item, ItemStream, Registration, RequestHeader, RequestPlane,
+    TcpPlane, TcpPlaneOptions, TrafficClass,
+};
+use dynamo_runtime::{Environment, Tasks};
+use futures_util::future::{BoxFuture, join_all};
+use futures_util::{StreamExt, stream};
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tempfile::TempDir;
+
+/// More than two chunks, and not a whole number of them.
+const LARGE_BYTES: usize = 600_001;
+
+/// A process; its tasks end with it.
+struct Process {
+    plane: TcpPlane,
+    tasks: Tasks,
+    registrations: Vec<Registration>,
+}
+
+/// A handler that counts its calls.
+#[derive(Debug)]
+struct Counting {
+    inner: ArtefactStore,
+    calls: Arc<AtomicUsize>,
+}
+
+/// A worker that gives a chunk of something else and then breaks down.
+#[derive(Debug)]
+struct Poisoned;
+
+impl Handler for Counting {
+    fn handle(&self, request: IncomingRequest) -> BoxFuture<'_, Result<ItemStream, RequestError>> {
+        assert_eq!(request.header.class, TrafficClass::Bulk);
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        self.inner.handle(request)
+    }
+}
+
+impl Handler for Poisoned {
+    fn handle(&self, _: IncomingRequest) -> BoxFuture<'_, Result<ItemStream, RequestError>> {
+        let chunk = Item {
+            positions: 1000,
+            payload: Bytes::from(vec![0xbd; 1000]),
+        };
+        let failure = RequestError::new(ErrorCode::EngineFailed, "on purpose");
+        let items: ItemStream = Box::pin(stream::iter([Ok(chunk), Err(failure)]));
+        Box::pin(async move { Ok(items) })
+    }
+}
+
+fn endpoint() -> EndpointId {
+    EndpointId::new("ns", "worker", ARTEFACT_ENDPOINT).unwrap()
+}
+
+fn content(length: usize) -> Vec<u8> {
+    (0..length).map(|at| (at % 251) as u8).collect()
+}
+
+fn reference(content: &[u8]) -> ArtefactRef {
+    ArtefactRef {
+        name: "tokenizer.json".to_owned(),
+        size: content.len() as u64,
+        blake3: blake3::hash(content).to_hex().to_string(),
+    }
+}
+
+impl Process {
+    async fn start() -> Self {
+        let tasks = Tasks::root();
+        let options = TcpPlaneOptions::default();
+        let plane = TcpPlane::bind(Environment::system(), tasks.child(), &options).await;
+        Self {
+            plane: plane.unwrap(),
+            tasks,
+            registrations: Vec::new(),
+        }
+    }
+
+    async fn serving(handler: impl Handler) -> Self {
+        let mut process = Self::start().await;
+        let handlers = process.plane.handlers();
+        let registration = handlers.register(endpoint(), Arc::new(handler)).unwrap();
+        process.registrations.push(registration);
+        process
+    }
+
+    /// A process that offers a file of this content.
+    async fn offering(folder: &Path, artefact: &ArtefactRef, content: &[u8]) -> Self {
+        let path = folder.join("tokenizer.json");
+        fs::write(&path, content).unwrap();
+        let store = ArtefactStore::new(Environment::system());
+        store.insert(artefact, path);
+        Self::serving(store).await
+    }
+
+    fn source(&self) -> ArtefactSource {
+        ArtefactSource {
+            endpoint: endpoint(),
+            instance: InstanceId::from_bits(1),
+            address: self.plane.address().to_owned(),
+        }
+    }
+
+    fn fetcher(&self, folder: &Path) -> ArtefactFetcher {
+        let plane = Arc::new(self.plane.clone());
+        ArtefactFetcher::new(Environment::system(), plane, folder.to_owned())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.tasks.cancel();
+    }
+}
+
+fn is_empty(folder: &Path) -> bool {
+    fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_none())
+}
+
+#[tokio::test]
+async fn a_file_is_fetched_once_and_then_found_in_the_cache() {
+    let (origin, cache) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    for length in [0, 1, LARGE_BYTES] {
+        let content = content(length);
+        let artefact = reference(&content);
+        let worker = Process::offering(origin.path(), &artefact, &content).await;
+        let frontend = Process::start().await;
+        // The folder is made when it is needed.
+        let folder = cache.path().join("artefacts");
+        let fetcher = frontend.fetcher(&folder);
+        let path = fetcher.fetch(&artefact, &[worker.source()]).await.unwrap();
+        assert_eq!(fs::read(&path).unwrap(), content);
+        assert_eq!(path, folder.join(&artefact.blake3));
+        worker.tasks.stop().await;
+        assert_eq!(fetcher.fetch(&artefact, &[]).await.unwrap(), path);
+        // A cached file that was damaged is not given out.
+        fs::write(&path, b"damaged").unwrap();
+        let lost = fetcher.fetch(&artefact, &[]).await;
+        assert!(matches!(lost, Err(ArtefactError::NoSource(_))), "{lost:?}");
+    }
+}
+
+#[tokio::test]
+async fn content_that_differs_is_an_error_and_never_visible() {
+    let (origin, cache) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let good = content(LARGE_BYTES);
+    let artefact = reference(&good);
+    let mut flipped = good.clone();
+    flipped[LARGE_BYTES / 2] ^= 1;
+    let longer = [&good[..], b"more"].concat();
+    for bad in [&flipped[..], &longer, &good[..LARGE_BYTES - 1]] {
+        let worker = Process::offering(origin.path(), &artefact, bad).await;
+        let frontend = Process::start().await;
+        let fetched = frontend
+            .fetcher(cache.path())
+            .fetch(&artefact, &[worker.source()])
+            .await;
+        assert!(
+            matches!(fetched, Err(ArtefactError::Mismatch { .. })),
+            "{fetched:?}"
+        );
+        assert!(is_empty(cache.path()));
+    }
+}
+
+#[tokio::test]
+async fn the_next_source_is_asked_when_one_fails() {
+    let (origin, cache) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let (bad_origin, content) = (TempDir::new().unwrap(), content(LARGE_BYTES));
+    let artefact = reference(&content);
+    let stranger = Process::start().await;
+    let gone = Process::start().await;
+    gone.tasks.stop().await;
+    let damaged = Process::offering(bad_origin.path(), &artefact, b"something else").await;
+    let worker = Process::offering(origin.path(), &artefact, &content).await;
+    let frontend = Process::start().await;
+    let sources = [&stranger, &gone, &damaged, &worker].map(Process::source);
+    let fetcher = frontend.fetcher(cache.path());
+    let path = fetcher.fetch(&artefact, &sources).await.unwrap();
+    assert_eq!(fs::read(path).unwrap(), content);
+}
+
+#[tokio::test]
+async fn what_a_broken_source_gave_does_not_spoil_the_next_one() {
+    let (origin, cache) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let content = content(LARGE_BYTES);
+    let artefact = reference(&content);
+    let poisoned = Process::serving(Poisoned).await;
+    let worker = Process::offering(origin.path(), &artefact, &content).await;
+    let frontend = Process::start().await;
+    let sources = [poisoned.source(), worker.source()];
+    let path = frontend
+        .fetcher(cache.path())
+        .fetch(&artefact, &sources)
+        .await
+        .unwrap();
+    assert_eq!(fs::read(path).unwrap(), content);
+}
+
+#[tokio::test]
+async fn fetches_of_the_same_artefact_share_one_download() {
+    let (origin, cache) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let content = content(LARGE_BYTES);
+    let artefact = reference(&content);
+    let path = origin.path().join("file");
+    fs::write(&path, &content).unwrap();
+    let inner = ArtefactStore::new(Environment::system());
+    inner.insert(&artefact, path);
+    let calls = Arc::<AtomicUsize>::default();
+    let counting = Counting {
+        inner,
+        calls: Arc::clone(&calls),
+    };
+    let worker = Process::serving(counting).await;
+    let frontend = Process::start().await;
+    let fetcher = frontend.fetcher(cache.path());
+    let sources = [worker.source()];
+    let fetched = join_all((0..8).map(|_| fetcher.fetch(&artefact, &sources))).await;
+    assert!(fetched.iter().all(Result::is_ok), "{fetched:?}");
+    assert_eq!(calls.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn only_hashes_and_sensible_sizes_are_asked_for() {
+    let cache = TempDir::new().unwrap();
+    let frontend = Process::start().await;
+    let fetcher = frontend.fetcher(cache.path());
+    let good = reference(b"x");
+    let upper = good.blake3.to_uppercase();
+    for name in [
+        "",
+        "../../etc/passwd",
+        "/etc/passwd",
+        &good.blake3[1..],
+        &upper,
+    ] {
+        let artefact = ArtefactRef {
+            blake3: name.to_owned(),
+            ..good.clone()
+        };
+        let fetched = fetcher.fetch(&artefact, &[]).await;
+        assert!(matches!(fetched, Err(ArtefactError::NoHash(_))), "{name}");
+    }
+    let huge = ArtefactRef {
+        size: MAX_ARTEFACT_BYTES + 1,
+        ..good
+    };
+    let fetched = fetcher.fetch(&huge, &[]).await;
+    assert!(matches!(fetched, Err(ArtefactError::TooLarge { .. })));
+    assert!(is_empty(cache.path()));
+}
+
+#[tokio::test]
+async fn a_worker_gives_nothing_but_what_it_offers() {
+    let origin = TempDir::new().unwrap();
+    fs::write(origin.path().join("secret"), b"secret").unwrap();
+    let artefact = reference(b"public");
+    let worker = Process::offering(origin.path(), &artefact, b"public").await;
+    let frontend = Process::start().await;
+    let secret = origin.path().join("secret");
+    for asked in ["secret", "../secret", secret.to_str().unwrap(), "", "\u{0}"] {
+        let header = RequestHeader::new("r", endpoint(), InstanceId::from_bits(1));
+        let body = Bytes::from(asked.to_owned());
+        let address = worker.plane.address();
+        let mut answer = frontend.plane.call(address, header, body).await.unwrap();
+        let refused = answer.next().await.unwrap().unwrap_err();
+        assert_eq!(refused.code, ErrorCode::InvalidRequest);
+    }
+}
