@@ -33,9 +33,11 @@ pub(crate) async fn run(
     input: Input,
 ) -> anyhow::Result<ExitStatus> {
     match input {
-        Input::Batch(path) => batch(process, client, &path).await,
-        Input::Text if process.surroundings.stdin_is_terminal => chat(process, client, model).await,
-        _ => stdin(process, client, model).await,
+        Input::Batch(path) => Box::pin(batch(process, client, &path)).await,
+        Input::Text if process.surroundings.stdin_is_terminal => {
+            Box::pin(chat(process, client, model)).await
+        }
+        _ => Box::pin(stdin(process, client, model)).await,
     }
 }
 
@@ -169,7 +171,7 @@ async fn stdin(
         tracing::info!("{}", figures(&turn));
         Ok::<(), anyhow::Error>(())
     };
-    finish(&process, signals, ask).await
+    finish(&process, signals, Box::pin(ask)).await
 }
 
 async fn batch(process: Process, client: LocalClient, path: &Path) -> anyhow::Result<ExitStatus> {
@@ -195,7 +197,7 @@ async fn batch(process: Process, client: LocalClient, path: &Path) -> anyhow::Re
         summary = Some(done);
         Ok::<(), anyhow::Error>(())
     };
-    let status = finish(&process, signals, work).await?;
+    let status = finish(&process, signals, Box::pin(work)).await?;
     // A batch that was cut off has not succeeded, even if it stopped in good order.
     Ok(match summary {
         Some(summary) if summary.interrupted => ExitStatus::Failure,

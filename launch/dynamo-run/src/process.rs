@@ -42,7 +42,7 @@ pub(crate) fn start(invocation: Invocation, surroundings: Surroundings) -> ExitS
             return ExitStatus::Failure;
         }
     };
-    let status = runtime.block_on(run(invocation, surroundings));
+    let status = runtime.block_on(Box::pin(run(invocation, surroundings)));
     // A thread that waits for a key press must not hold the process.
     runtime.shutdown_background();
     status
@@ -78,7 +78,7 @@ async fn run(invocation: Invocation, surroundings: Surroundings) -> ExitStatus {
         surroundings,
         options,
     };
-    let status = match process.run(command).await {
+    let status = match Box::pin(process.run(command)).await {
         Ok(status) => status,
         Err(error) => {
             complain(&format!("error: {}", describe(&error)));
@@ -108,7 +108,7 @@ fn is_default(source: &dynamo_config::Source) -> bool {
 impl Process {
     async fn run(self, command: CommandKind) -> anyhow::Result<ExitStatus> {
         match command {
-            CommandKind::Run(forms) => run::run(self, forms).await,
+            CommandKind::Run(forms) => Box::pin(run::run(self, forms)).await,
             CommandKind::Frontend => run::frontend(self).await,
             CommandKind::ModelFetch(model) => engine::fetch(&self, &model).await,
             CommandKind::ModelShow(model) => engine::show(&self, &model).await,

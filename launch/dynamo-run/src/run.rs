@@ -85,7 +85,7 @@ pub(crate) async fn run(process: Process, forms: Forms) -> anyhow::Result<ExitSt
                 max_prompt_tokens: frontend.max_prompt_tokens,
             };
             let client = LocalClient::new(registry, process.environment.clone(), limits);
-            console::run(process, client, name.as_deref(), input).await
+            Box::pin(console::run(process, client, name.as_deref(), input)).await
         }
     }
 }

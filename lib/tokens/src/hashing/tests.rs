@@ -1,3 +1,5 @@
+//! Hashes against the published values and against their definition, spelled out.
+
 use super::*;
 use proptest::prelude::*;
 
