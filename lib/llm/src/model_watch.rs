@@ -143,7 +143,7 @@ impl ModelWatch {
             tracing::info!(model = name, "model is gone: its last worker left");
         }
         for (name, process) in refused {
-            self.report(format!(
+            self.report(&format!(
                 "instance {process:x} announces another model under the name {name}; it is not \
                  used while the first has workers",
                 process = process.get()
@@ -159,15 +159,15 @@ impl ModelWatch {
                 }
                 Err(error) => {
                     complete = false;
-                    self.report(format!("model {name} is announced and cannot be served: {error}"));
+                    self.report(&format!("model {name} is announced and cannot be served: {error}"));
                 }
             }
         }
         complete
     }
 
-    fn report(&mut self, trouble: String) {
-        if self.reported.insert(trouble.clone()) {
+    fn report(&mut self, trouble: &str) {
+        if self.reported.insert(trouble.to_owned()) {
             tracing::warn!("{trouble}");
         }
     }

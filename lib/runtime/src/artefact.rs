@@ -42,6 +42,10 @@ pub const MAX_ARTEFACT_BYTES: u64 = 1024 * 1024 * 1024;
 /// How long the next chunk may take before the next source is asked.
 const CHUNK_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long one source may take for the whole file, so that one that trickles is given up too: the
+/// largest artefact needs less than 2 MB/s for it.
+const SOURCE_TIMEOUT: Duration = Duration::from_secs(600);
+
 /// Sources asked before a fetch fails. More sources than this have the same trouble.
 const MAX_SOURCES: usize = 4;
 
@@ -171,9 +175,10 @@ impl ArtefactStore {
 
     async fn chunk(&self, mut file: File) -> Result<Option<(Bytes, File)>, RequestError> {
         let read = self.environment.compute(move || {
-            let mut chunk = vec![0; CHUNK_BYTES];
-            let length = file.read(&mut chunk)?;
-            chunk.truncate(length);
+            let mut chunk = Vec::with_capacity(CHUNK_BYTES);
+            // Whole chunks, whatever single reads give.
+            let mut part = (&mut file).take(CHUNK_BYTES as u64);
+            part.read_to_end(&mut chunk)?;
             Ok::<_, io::Error>((Bytes::from(chunk), file))
         });
         let (chunk, file) = read
@@ -380,7 +385,7 @@ impl ArtefactFetcher {
         let header = RequestHeader {
             start_position: offset,
             class: TrafficClass::Bulk,
-            deadline: Instant::now().checked_add(CHUNK_TIMEOUT * 60),
+            deadline: Instant::now().checked_add(SOURCE_TIMEOUT),
             ..RequestHeader::new(request_id, source.endpoint.clone(), source.instance)
         };
         let body = Bytes::from(artefact.blake3.clone().into_bytes());

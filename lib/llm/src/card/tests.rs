@@ -1,3 +1,5 @@
+//! Cards: what changes the checksum and what does not, and what folders may lack.
+
 use super::*;
 
 #[test]

@@ -1,3 +1,5 @@
+//! Pushed tokens against whole decodes, and stop strings at every border.
+
 use super::*;
 use crate::byte_tokenizer::ByteTokenizer;
 use dynamo_protocols::tokenizer::TokenizerError;

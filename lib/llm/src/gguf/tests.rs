@@ -1,3 +1,5 @@
+//! GGUF headers: whole, cut anywhere, and mutated.
+
 use super::*;
 use proptest::prelude::*;
 use std::io::Cursor;

@@ -1,3 +1,5 @@
+//! Templates as Hugging Face renders them, and those that raise, loop or overflow.
+
 use super::*;
 use serde_json::json;
 

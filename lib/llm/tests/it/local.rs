@@ -82,10 +82,7 @@ fn a_hugging_face_folder_gives_its_card() {
     // The file of its own wins over the configuration.
     fs::write(folder.path().join("chat_template.jinja"), "own").unwrap();
     let other = LocalModel::open(folder.path()).unwrap();
-    assert_eq!(
-        other.card().chat_template.as_ref().unwrap().artefact().name,
-        "chat_template.jinja"
-    );
+    assert_eq!(other.card().artefacts()[1].name, "chat_template.jinja");
     assert_ne!(
         other.card().checksum,
         card.checksum,

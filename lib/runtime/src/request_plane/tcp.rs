@@ -8,8 +8,8 @@
 //! - There is at most one connection to a peer per class; calls that come while it is being made
 //!   wait for it, and fail with it.
 //! - A connection that ended is replaced by the next call, never by a background loop. After
-//!   failed attempts the next one waits ([`RECONNECT_PAUSE`]); calls until then fail at once with
-//!   the error of the last, so that nobody waits for a peer that is known to be gone.
+//!   failed attempts there is a pause that grows with each of them up to a bound; calls in it fail
+//!   at once with the last error, so that nobody waits for a peer that is known to be gone.
 
 use super::frame;
 use super::handlers::Handlers;

@@ -1,3 +1,5 @@
+//! Log lines and span fields as they are written.
+
 use super::*;
 use parking_lot::Mutex;
 use serde_json::Value;

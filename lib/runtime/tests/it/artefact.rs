@@ -14,10 +14,10 @@ use dynamo_runtime::request_plane::{
 use dynamo_runtime::{Environment, Tasks};
 use futures_util::future::{BoxFuture, join_all};
 use futures_util::{StreamExt, stream};
+use parking_lot::Mutex;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use tempfile::TempDir;
 
 /// More than two chunks, and not a whole number of them.
@@ -30,22 +30,47 @@ struct Process {
     registrations: Vec<Registration>,
 }
 
-/// A handler that counts its calls.
+/// A handler that notes where each call starts.
 #[derive(Debug)]
-struct Counting {
+struct Noting {
     inner: ArtefactStore,
-    calls: Arc<AtomicUsize>,
+    starts: Starts,
+}
+
+type Starts = Arc<Mutex<Vec<u64>>>;
+
+/// A worker that gives the first part of a file, and then its process dies.
+#[derive(Debug)]
+struct Dying {
+    part: Bytes,
+    tasks: Tasks,
 }
 
 /// A worker that gives a chunk of something else and then breaks down.
 #[derive(Debug)]
 struct Poisoned;
 
-impl Handler for Counting {
+impl Handler for Noting {
     fn handle(&self, request: IncomingRequest) -> BoxFuture<'_, Result<ItemStream, RequestError>> {
         assert_eq!(request.header.class, TrafficClass::Bulk);
-        self.calls.fetch_add(1, Ordering::SeqCst);
+        self.starts.lock().push(request.header.start_position);
         self.inner.handle(request)
+    }
+}
+
+impl Handler for Dying {
+    fn handle(&self, _: IncomingRequest) -> BoxFuture<'_, Result<ItemStream, RequestError>> {
+        let part = Item {
+            positions: self.part.len() as u32,
+            payload: self.part.clone(),
+        };
+        let tasks = self.tasks.clone();
+        let death = stream::once(async move {
+            tasks.cancel();
+            std::future::pending().await
+        });
+        let items: ItemStream = Box::pin(stream::iter([Ok(part)]).chain(death));
+        Box::pin(async move { Ok(items) })
     }
 }
 
@@ -91,10 +116,28 @@ impl Process {
 
     async fn serving(handler: impl Handler) -> Self {
         let mut process = Self::start().await;
-        let handlers = process.plane.handlers();
-        let registration = handlers.register(endpoint(), Arc::new(handler)).unwrap();
-        process.registrations.push(registration);
+        process.serve(handler);
         process
+    }
+
+    fn serve(&mut self, handler: impl Handler) {
+        let handlers = self.plane.handlers();
+        let registration = handlers.register(endpoint(), Arc::new(handler)).unwrap();
+        self.registrations.push(registration);
+    }
+
+    /// A process that offers a file of this content and notes where calls for it start.
+    async fn noting(folder: &Path, artefact: &ArtefactRef, content: &[u8]) -> (Self, Starts) {
+        let path = folder.join("noted");
+        fs::write(&path, content).unwrap();
+        let inner = ArtefactStore::new(Environment::system());
+        inner.insert(artefact, path);
+        let starts = Starts::default();
+        let noting = Noting {
+            inner,
+            starts: Arc::clone(&starts),
+        };
+        (Self::serving(noting).await, starts)
     }
 
     /// A process that offers a file of this content.
@@ -146,10 +189,14 @@ async fn a_file_is_fetched_once_and_then_found_in_the_cache() {
         assert_eq!(path, folder.join(&artefact.blake3));
         worker.tasks.stop().await;
         assert_eq!(fetcher.fetch(&artefact, &[]).await.unwrap(), path);
-        // A cached file that was damaged is not given out.
+        // A cached file that was damaged is not given out, and is fetched again.
         fs::write(&path, b"damaged").unwrap();
         let lost = fetcher.fetch(&artefact, &[]).await;
         assert!(matches!(lost, Err(ArtefactError::NoSource(_))), "{lost:?}");
+        fs::write(&path, b"damaged").unwrap();
+        let worker = Process::offering(origin.path(), &artefact, &content).await;
+        let again = fetcher.fetch(&artefact, &[worker.source()]).await.unwrap();
+        assert_eq!(fs::read(again).unwrap(), content);
     }
 }
 
@@ -211,34 +258,64 @@ async fn what_a_broken_source_gave_does_not_spoil_the_next_one() {
 }
 
 #[tokio::test]
+async fn the_next_source_goes_on_where_one_that_died_stopped() {
+    let (origin, cache) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let content = content(LARGE_BYTES);
+    let artefact = reference(&content);
+    let part = Bytes::copy_from_slice(&content[..LARGE_BYTES / 2]);
+    let mut dying = Process::start().await;
+    let tasks = dying.tasks.clone();
+    dying.serve(Dying { part, tasks });
+    let (worker, starts) = Process::noting(origin.path(), &artefact, &content).await;
+    let frontend = Process::start().await;
+    let sources = [dying.source(), worker.source()];
+    let path = frontend
+        .fetcher(cache.path())
+        .fetch(&artefact, &sources)
+        .await
+        .unwrap();
+    assert_eq!(fs::read(path).unwrap(), content);
+    assert_eq!(*starts.lock(), [LARGE_BYTES as u64 / 2]);
+}
+
+#[tokio::test]
+async fn an_artefact_that_the_source_does_not_have_is_a_typed_error() {
+    let (origin, cache) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let worker = Process::offering(origin.path(), &reference(b"one"), b"one").await;
+    let frontend = Process::start().await;
+    let fetched = frontend
+        .fetcher(cache.path())
+        .fetch(&reference(b"two"), &[worker.source()])
+        .await;
+    let Err(ArtefactError::Source { source, .. }) = fetched else {
+        panic!("{fetched:?}")
+    };
+    assert_eq!(source.code, ErrorCode::InvalidRequest);
+    assert!(is_empty(cache.path()));
+}
+
+#[tokio::test]
 async fn fetches_of_the_same_artefact_share_one_download() {
     let (origin, cache) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let content = content(LARGE_BYTES);
     let artefact = reference(&content);
-    let path = origin.path().join("file");
-    fs::write(&path, &content).unwrap();
-    let inner = ArtefactStore::new(Environment::system());
-    inner.insert(&artefact, path);
-    let calls = Arc::<AtomicUsize>::default();
-    let counting = Counting {
-        inner,
-        calls: Arc::clone(&calls),
-    };
-    let worker = Process::serving(counting).await;
+    let (worker, starts) = Process::noting(origin.path(), &artefact, &content).await;
     let frontend = Process::start().await;
     let fetcher = frontend.fetcher(cache.path());
     let sources = [worker.source()];
     let fetched = join_all((0..8).map(|_| fetcher.fetch(&artefact, &sources))).await;
     assert!(fetched.iter().all(Result::is_ok), "{fetched:?}");
-    assert_eq!(calls.load(Ordering::SeqCst), 1);
+    assert_eq!(*starts.lock(), [0]);
 }
 
 #[tokio::test]
 async fn only_hashes_and_sensible_sizes_are_asked_for() {
-    let cache = TempDir::new().unwrap();
+    let (origin, cache) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let good = reference(b"x");
+    let (worker, starts) = Process::noting(origin.path(), &good, b"x").await;
     let frontend = Process::start().await;
     let fetcher = frontend.fetcher(cache.path());
-    let good = reference(b"x");
+    let sources = [worker.source()];
     let upper = good.blake3.to_uppercase();
     for name in [
         "",
@@ -251,15 +328,16 @@ async fn only_hashes_and_sensible_sizes_are_asked_for() {
             blake3: name.to_owned(),
             ..good.clone()
         };
-        let fetched = fetcher.fetch(&artefact, &[]).await;
+        let fetched = fetcher.fetch(&artefact, &sources).await;
         assert!(matches!(fetched, Err(ArtefactError::NoHash(_))), "{name}");
     }
     let huge = ArtefactRef {
         size: MAX_ARTEFACT_BYTES + 1,
         ..good
     };
-    let fetched = fetcher.fetch(&huge, &[]).await;
+    let fetched = fetcher.fetch(&huge, &sources).await;
     assert!(matches!(fetched, Err(ArtefactError::TooLarge { .. })));
+    assert!(starts.lock().is_empty());
     assert!(is_empty(cache.path()));
 }
 

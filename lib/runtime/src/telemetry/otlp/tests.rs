@@ -1,3 +1,5 @@
+//! Export to a collector: batches, loss, recovery.
+
 use super::*;
 use crate::telemetry::spans::Place;
 use crate::telemetry::trace_context::{SpanId, TraceId};

@@ -1,3 +1,5 @@
+//! Trace contexts against the W3C rules: round trips, malformed input, sampling.
+
 use super::*;
 use proptest::prelude::*;
 

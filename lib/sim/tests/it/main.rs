@@ -1,0 +1,4 @@
+//! The simulation smoke test: echo across two hosts with one partition, replayed.
+
+#[cfg(test)]
+mod echo;
