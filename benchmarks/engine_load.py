@@ -7,6 +7,8 @@ only, one thread per stream, so that the client costs little beside the engine i
 import argparse
 import http.client
 import json
+import os
+import pathlib
 import statistics
 import threading
 import time
@@ -55,10 +57,17 @@ def complete(url, model: str, text: str, max_tokens: int) -> dict:
     return {"ttft": first - started, "span": last - first, "usage": usage}
 
 
+def cpu_seconds(pid: int) -> float:
+    """User and system time of a process so far."""
+    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser()
     arguments.add_argument("--url", required=True)
     arguments.add_argument("--model", required=True)
+    arguments.add_argument("--pid", type=int, help="the server, to measure its CPU time")
     arguments.add_argument("--streams", type=int, default=1)
     arguments.add_argument("--turns", type=int, default=3)
     arguments.add_argument("--max-tokens", type=int, default=128)
@@ -74,6 +83,7 @@ def main() -> None:
 
     complete(url, options.model, "Warm up the weights.", 8)
     threads = [threading.Thread(target=run, args=(n,)) for n in range(options.streams)]
+    cpu_before = cpu_seconds(options.pid) if options.pid else 0.0
     started = time.perf_counter()
     for thread in threads:
         thread.start()
@@ -81,6 +91,7 @@ def main() -> None:
         thread.join()
     seconds = time.perf_counter() - started
     tokens = sum(result["usage"]["completion_tokens"] for result in results)
+    cpu = cpu_seconds(options.pid) - cpu_before if options.pid else None
     print(
         json.dumps(
             {
@@ -88,6 +99,8 @@ def main() -> None:
                 "requests": len(results),
                 "output_tokens": tokens,
                 "tokens_per_second": round(tokens / seconds, 2),
+                # What the server computed per token: comparable on a machine that is not idle.
+                "server_cpu_ms_per_token": cpu and round(1000 * cpu / tokens, 3),
                 "ttft_ms_median": round(statistics.median(r["ttft"] for r in results) * 1000, 2),
                 "itl_ms_mean": round(
                     1000

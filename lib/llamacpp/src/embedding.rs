@@ -6,7 +6,7 @@
 
 use crate::error::LoadError;
 use crate::executor::Fault;
-use crate::model::{Model, backend};
+use crate::model::{Model, ModelFacts, backend};
 use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::context::params::{LlamaContextParams, LlamaPoolingType};
 use llama_cpp_2::llama_batch::LlamaBatch;
@@ -17,8 +17,14 @@ use std::num::NonZeroU32;
 /// costs memory for a whole vocabulary per token.
 const PIECE_TOKENS: usize = 128;
 
-/// Longest input. Pooling inside llama.cpp needs it in one piece.
-pub(crate) const MAX_INPUT_TOKENS: usize = 2_048;
+/// Longest input, unless the model's context is shorter. Pooling inside llama.cpp needs it in
+/// one piece.
+const MAX_INPUT_TOKENS: usize = 2_048;
+
+/// Longest input for a model.
+pub(crate) fn max_input_tokens(facts: &ModelFacts) -> usize {
+    facts.context_length.min(MAX_INPUT_TOKENS)
+}
 
 /// A request in work.
 #[derive(Debug)]
@@ -31,7 +37,7 @@ pub(crate) struct EmbedJob {
 }
 
 impl EmbedJob {
-    /// A job; its inputs are neither empty nor longer than [`MAX_INPUT_TOKENS`].
+    /// A job; its inputs are neither empty nor longer than [`max_input_tokens`].
     pub(crate) fn new(inputs: Vec<Vec<u32>>) -> Self {
         Self {
             inputs,
@@ -63,12 +69,9 @@ pub(crate) struct Embedder<'m> {
 impl<'m> Embedder<'m> {
     pub(crate) fn new(model: &'m Model, threads: i32) -> Result<Self, LoadError> {
         let pooled = model.facts.pooling;
-        let piece = if pooled {
-            MAX_INPUT_TOKENS
-        } else {
-            PIECE_TOKENS
-        };
-        let tokens = u32::try_from(MAX_INPUT_TOKENS).unwrap_or(u32::MAX);
+        let longest = max_input_tokens(&model.facts);
+        let piece = if pooled { longest } else { PIECE_TOKENS };
+        let tokens = u32::try_from(longest).unwrap_or(u32::MAX);
         let piece_tokens = u32::try_from(piece).unwrap_or(u32::MAX);
         let pooling = if pooled {
             LlamaPoolingType::Unspecified

@@ -15,7 +15,7 @@ mod transfer;
 mod worker;
 
 use crate::config::{LlamacppOptions, Settings};
-use crate::embedding::MAX_INPUT_TOKENS;
+use crate::embedding::max_input_tokens;
 use crate::error::LoadError;
 use crate::model::ModelFacts;
 use crate::scheduler::Layout;
@@ -108,6 +108,14 @@ impl LlamacppEngine {
     }
 
     fn start(&self, request: EngineRequest) -> Result<EngineStream, RequestError> {
+        if self.facts.pooling {
+            let message = format!(
+                "model {} computes embeddings and generates no text",
+                request.model
+            );
+            let error = RequestError::new(ErrorCode::UnsupportedParameter, message);
+            return Err(error.with_param("model"));
+        }
         let limits = request::Limits {
             vocab_size: self.facts.vocab_size,
             context_length: self.context_length(),
@@ -139,14 +147,15 @@ impl LlamacppEngine {
                 ),
             ));
         }
+        let longest = max_input_tokens(&self.facts);
         for input in &request.inputs {
             if input.is_empty() {
                 return Err(RequestError::invalid("input", "an input is empty"));
             }
             request::check_tokens(input, self.facts.vocab_size, "input")?;
-            if input.len() > MAX_INPUT_TOKENS {
+            if input.len() > longest {
                 let message = format!(
-                    "an input of {} tokens is longer than {MAX_INPUT_TOKENS}; split it",
+                    "an input of {} tokens is longer than {longest}; split it",
                     input.len()
                 );
                 let error = RequestError::new(ErrorCode::ContextLengthExceeded, message);

@@ -105,7 +105,7 @@ impl<'m> Executor<'m> {
         self.batch.add(LlamaToken(0), 0, &[0], true)?;
         self.context.decode(&mut self.batch)?;
         self.context.synchronize();
-        self.context.clear_kv_cache();
+        self.context.kv_cache_seq_rm(0, None, None)?;
         Ok(())
     }
 

@@ -10,7 +10,6 @@ use dynamo_protocols::load::LoadReport;
 use dynamo_protocols::{ErrorCode, RequestError};
 use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{broadcast, oneshot, watch};
 
@@ -75,6 +74,8 @@ struct State {
     submitted: usize,
     /// Other commands in the inbox.
     jobs: usize,
+    /// Of those taken, the ones not done yet.
+    jobs_in_work: usize,
     /// Requests that wait in the scheduler.
     waiting: usize,
     woken: bool,
@@ -144,7 +145,7 @@ impl Shared {
     pub(super) fn send(&self, command: Command) -> Result<(), RequestError> {
         let mut state = self.state.lock();
         state.check()?;
-        if state.jobs >= MAX_WAITING_JOBS {
+        if state.jobs + state.jobs_in_work >= MAX_WAITING_JOBS {
             let message = format!("{MAX_WAITING_JOBS} jobs wait for this engine; try again later");
             let error = RequestError::new(ErrorCode::NoCapacity, message);
             return Err(error.with_retry_after(RETRY_AFTER));
@@ -190,10 +191,9 @@ impl Shared {
     pub(super) fn take(&self) -> VecDeque<Command> {
         let mut state = self.state.lock();
         state.woken = false;
-        state.jobs = 0;
-        // Until the scheduler has counted them, they count as waiting.
-        state.waiting += state.submitted;
-        state.submitted = 0;
+        // Until the thread has reported on them, all of them count as waiting.
+        state.jobs_in_work += std::mem::take(&mut state.jobs);
+        state.waiting += std::mem::take(&mut state.submitted);
         std::mem::take(&mut state.inbox)
     }
 
@@ -214,8 +214,12 @@ impl Shared {
         }
     }
 
-    pub(super) fn report(&self, waiting: usize, load: LoadReport) {
-        self.state.lock().waiting = waiting;
+    /// What the thread still has to do, and how it stands.
+    pub(super) fn report(&self, waiting: usize, jobs: usize, load: LoadReport) {
+        let mut state = self.state.lock();
+        state.waiting = waiting;
+        state.jobs_in_work = jobs;
+        drop(state);
         *self.load.lock() = load;
     }
 
@@ -251,6 +255,3 @@ pub(super) fn lost() -> RequestError {
         "the engine ended before the request did; its log says why",
     )
 }
-
-/// For tests and streams that need a shared state and no thread.
-pub(super) type SharedRef = Arc<Shared>;

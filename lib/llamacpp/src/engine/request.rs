@@ -119,6 +119,7 @@ pub(super) struct Generation {
     choice: u32,
     logprobs: Option<usize>,
     seen: Seen,
+    prompt_len: usize,
     /// Tokens generated, those of earlier attempts included.
     generated: u32,
     /// Whether no output was sent yet.
@@ -146,6 +147,7 @@ impl Generation {
                 .logprobs
                 .map(|top| (top as usize).min(MAX_TOP_LOGPROBS)),
             generated: u32::try_from(request.generated_ids.len()).unwrap_or(u32::MAX),
+            prompt_len: request.prompt_ids.len(),
             first: true,
             stop_tokens,
             params,
@@ -206,6 +208,11 @@ impl Generation {
     /// Whether the next output is the first one, which says what came from the cache.
     pub(super) fn take_first(&mut self) -> bool {
         std::mem::take(&mut self.first)
+    }
+
+    /// Prompt tokens among the first `found` tokens of the sequence.
+    pub(super) fn cached(&self, found: usize) -> u32 {
+        u32::try_from(found.min(self.prompt_len)).unwrap_or(u32::MAX)
     }
 }
 

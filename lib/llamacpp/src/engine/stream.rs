@@ -3,7 +3,7 @@
 //! Invariant: the consumer sees a finish reason or exactly one error, then the end. The thread
 //! never waits for a consumer: it asks whether there is room and pauses the sequence if not.
 
-use super::inbox::{Shared, SharedRef, lost};
+use super::inbox::{Shared, lost};
 use dynamo_protocols::RequestError;
 use dynamo_protocols::engine::{EngineOutput, EngineStream};
 use futures_core::Stream;
@@ -42,7 +42,7 @@ struct OutputStream {
 pub(super) fn pair(
     sender: mpsc::Sender<EngineOutput>,
     receiver: mpsc::Receiver<EngineOutput>,
-    shared: &SharedRef,
+    shared: &Arc<Shared>,
 ) -> (Link, EngineStream) {
     let signals = Arc::new(Signals::default());
     let link = Link {

@@ -218,8 +218,7 @@ impl<'m> Worker<'m> {
         let context_length = self.settings.scheduler.context_length;
         let (token, mut output) = generation.draw(&mut self.sampler, logits, len, context_length);
         if generation.take_first() {
-            let cached = self.scheduler.cached_tokens(id);
-            output.cached_tokens = Some(u32::try_from(cached).unwrap_or(u32::MAX));
+            output.cached_tokens = Some(generation.cached(self.scheduler.cached_tokens(id)));
         }
         let finished = output.finish_reason.is_some();
         generation.link.send(output);
@@ -317,8 +316,9 @@ impl<'m> Worker<'m> {
         if let Some(events) = self.scheduler.take_events() {
             self.shared.publish(events);
         }
+        let load = self.scheduler.load();
         self.shared
-            .report(self.scheduler.waiting(), self.scheduler.load());
+            .report(self.scheduler.waiting(), self.embeds.len(), load);
     }
 
     /// Nothing hangs: every request there is, and every one to come, gets the error.

@@ -1,11 +1,15 @@
 //! Prefixes found again, and the events that tell of them.
 
 use crate::support::{engine, generate, long_prompt, options, outputs, request, start, tokens};
-use dynamo_protocols::engine::Engine;
+use dynamo_protocols::engine::{Engine, EngineOutput};
 use dynamo_protocols::kv::KvEvent;
 use dynamo_tokens::{HashContext, block_hashes, sequence_hashes};
 use futures_util::StreamExt;
 use std::collections::HashSet;
+
+fn logprob(output: &EngineOutput) -> f32 {
+    output.logprobs.as_ref().unwrap()[0].logprob
+}
 
 #[tokio::test]
 async fn a_repeated_prefix_comes_from_the_cache_but_never_across_salts() {
@@ -26,28 +30,31 @@ async fn a_repeated_prefix_comes_from_the_cache_but_never_across_salts() {
 
 #[tokio::test]
 async fn a_prefix_longer_than_the_attention_window_is_still_whole_when_cut_back() {
-    // The model's window is 512 tokens; the cached sequence is 700 and is reused to 320, after
-    // others have filled the cache, so that its early cells were up for grabs.
+    // The model's window is 512 tokens: of 700 the first are outside it, and llama.cpp would take
+    // their cells for the sequence after the next, right behind the hole that the evicted one
+    // left.
     let options = dynamo_llamacpp::LlamacppOptions {
-        kv_cache_tokens: 2_048,
+        kv_cache_tokens: 1_024,
+        kv_cache_block_size: 64,
         ..options()
     };
     let warm = engine(&options);
     let long = long_prompt(1, 700);
+    generate(&warm, request(&long_prompt(2, 130), 1)).await;
     generate(&warm, request(&long, 1)).await;
-    for seed in 2..5 {
-        generate(&warm, request(&long_prompt(seed, 300), 1)).await;
-    }
-    let mut branch = long[..330].to_vec();
-    branch.extend([7_000, 7_001, 7_002]);
-    let outputs = outputs(start(&warm, request(&branch, 12)).await).await;
-    assert_eq!(outputs[0].cached_tokens, Some(320));
+    generate(&warm, request(&long_prompt(3, 300), 1)).await;
+    let mut branch = request(&long[..330], 12);
+    branch.logprobs = Some(0);
+    let reused = outputs(start(&warm, branch.clone()).await).await;
+    assert_eq!(reused[0].cached_tokens, Some(320));
     drop(warm);
-    let cold = engine(&options);
-    assert_eq!(
-        tokens(&outputs),
-        generate(&cold, request(&branch, 12)).await
-    );
+    let calm = engine(&options);
+    generate(&calm, request(&long, 1)).await;
+    let expected = outputs(start(&calm, branch).await).await;
+    assert_eq!(tokens(&reused), tokens(&expected));
+    for (reused, expected) in reused.iter().zip(&expected) {
+        assert!((logprob(reused) - logprob(expected)).abs() < 0.01);
+    }
 }
 
 #[tokio::test]

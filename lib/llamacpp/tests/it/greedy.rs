@@ -44,7 +44,7 @@ const PROMPTS: [&str; 20] = [
      added was a separate condenser, and a partner who knew how to sell. From then on the",
 ];
 
-const OUTPUT_TOKENS: u32 = 48;
+const OUTPUT_TOKENS: u32 = 16;
 
 /// llama.cpp's loop: the prompt in one batch, then one token at a time, the largest logit wins.
 fn reference(context: &mut LlamaContext<'_>, prompt: &[u32]) -> Vec<u32> {

@@ -8,6 +8,7 @@ use dynamo_protocols::engine::{
 use dynamo_protocols::tokenizer::Tokenizer;
 use futures_util::StreamExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 pub(crate) fn model_path() -> PathBuf {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -35,7 +36,8 @@ pub(crate) fn engine(options: &LlamacppOptions) -> LlamacppEngine {
 }
 
 pub(crate) fn tokenize(text: &str) -> Vec<u32> {
-    let tokenizer = GgufTokenizer::open(&model_path()).unwrap();
+    static TOKENIZER: OnceLock<GgufTokenizer> = OnceLock::new();
+    let tokenizer = TOKENIZER.get_or_init(|| GgufTokenizer::open(&model_path()).unwrap());
     tokenizer.encode(text, true).unwrap()
 }
 
