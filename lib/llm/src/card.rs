@@ -192,7 +192,10 @@ impl ModelCard {
             }
             TokenizerSource::Byte => {}
         }
-        if let Some(artefact) = self.chat_template.as_ref().and_then(TemplateSource::artefact)
+        if let Some(artefact) = self
+            .chat_template
+            .as_ref()
+            .and_then(TemplateSource::artefact)
             && !artefacts.contains(&artefact)
         {
             artefacts.push(artefact);

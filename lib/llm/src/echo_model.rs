@@ -19,7 +19,10 @@ pub fn echo_model(name: &str, options: EchoOptions) -> Result<ServedModel, Templ
     Ok(ServedModel {
         card: ModelCard::byte_level(name, ECHO_CONTEXT_LENGTH),
         tokenizer: Arc::new(ByteTokenizer),
-        template: Some(Arc::new(ChatTemplate::new(LAST_MESSAGE, SpecialTokens::new())?)),
+        template: Some(Arc::new(ChatTemplate::new(
+            LAST_MESSAGE,
+            SpecialTokens::new(),
+        )?)),
         engine: Arc::new(EchoEngine::new(options)),
     })
 }

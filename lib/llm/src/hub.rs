@@ -20,10 +20,6 @@ mod download;
 mod error;
 mod reference;
 mod select;
-#[cfg(test)]
-mod test_server;
-#[cfg(test)]
-mod tests;
 
 pub use error::{FileList, HubError};
 pub use reference::{HubReference, RepoId};

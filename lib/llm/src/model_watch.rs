@@ -153,13 +153,16 @@ impl ModelWatch {
         for (name, workers) in add {
             match self.build(&workers, view).await {
                 Ok(model) => {
-                    self.served.insert(name.clone(), workers[0].identity.clone());
+                    self.served
+                        .insert(name.clone(), workers[0].identity.clone());
                     tracing::info!(model = name, endpoint = %workers[0].identity.endpoint, "model is served");
                     self.registry.add(name, Arc::new(model));
                 }
                 Err(error) => {
                     complete = false;
-                    self.report(&format!("model {name} is announced and cannot be served: {error}"));
+                    self.report(&format!(
+                        "model {name} is announced and cannot be served: {error}"
+                    ));
                 }
             }
         }
@@ -176,9 +179,16 @@ impl ModelWatch {
         let mut announced = Vec::new();
         for (process, record) in view.processes() {
             for card in &record.cards {
-                let wanted = self.options.endpoint.as_ref().is_none_or(|only| *only == card.endpoint);
+                let wanted = self
+                    .options
+                    .endpoint
+                    .as_ref()
+                    .is_none_or(|only| *only == card.endpoint);
                 // A card without its instance is on its way in or out.
-                let served = record.instances.iter().any(|it| it.endpoint == card.endpoint);
+                let served = record
+                    .instances
+                    .iter()
+                    .any(|it| it.endpoint == card.endpoint);
                 if card.kind == MODEL_CARD_KIND && wanted && served {
                     let checksum = card.body["checksum"].as_str().unwrap_or_default();
                     announced.push(Announced {
@@ -209,7 +219,8 @@ impl ModelWatch {
         let (loading, vocabulary) = (card.clone(), self.vocabulary.clone());
         // Parsing a tokenizer takes most of a second.
         let load = self.runtime.environment().compute(move || {
-            let locate = |artefact: &ArtefactRef| Ok(files.get(artefact).cloned().unwrap_or_default());
+            let locate =
+                |artefact: &ArtefactRef| Ok(files.get(artefact).cloned().unwrap_or_default());
             ModelAssets::load(&loading, locate, vocabulary.as_deref())
         });
         let ModelAssets {

@@ -85,7 +85,11 @@ impl Worker {
         if !artefacts.is_empty() {
             let id = artefact_endpoint(endpoint)?;
             let serving = runtime.endpoint(id);
-            served.push(serving.serve_bytes(Arc::new(store), Metadata::new()).await?);
+            served.push(
+                serving
+                    .serve_bytes(Arc::new(store), Metadata::new())
+                    .await?,
+            );
         }
         let card = CardRecord {
             kind: MODEL_CARD_KIND.to_owned(),
@@ -130,7 +134,11 @@ impl Worker {
 
 /// The artefact endpoint of a component.
 pub fn artefact_endpoint(endpoint: &EndpointId) -> Result<EndpointId, NameError> {
-    EndpointId::new(endpoint.namespace(), endpoint.component(), ARTEFACT_ENDPOINT)
+    EndpointId::new(
+        endpoint.namespace(),
+        endpoint.component(),
+        ARTEFACT_ENDPOINT,
+    )
 }
 
 async fn serve_generate(
@@ -146,7 +154,9 @@ async fn serve_generate(
         }
     };
     let serving = runtime.endpoint(endpoint.clone());
-    serving.serve::<EngineRequest, EngineOutput>(handler, Metadata::new()).await
+    serving
+        .serve::<EngineRequest, EngineOutput>(handler, Metadata::new())
+        .await
 }
 
 async fn serve_embed(
@@ -164,7 +174,9 @@ async fn serve_embed(
         }
     };
     let serving = runtime.endpoint(embed_endpoint(endpoint)?);
-    Ok(serving.serve::<EmbedRequest, EmbedResponse>(handler, Metadata::new()).await?)
+    Ok(serving
+        .serve::<EmbedRequest, EmbedResponse>(handler, Metadata::new())
+        .await?)
 }
 
 fn context_of(header: &RequestHeader) -> RequestContext {

@@ -91,7 +91,10 @@ pub(super) fn template(
         }
         TemplateSource::Plain => {
             let text = PLAIN_TEMPLATE.to_owned();
-            (PathBuf::from("the plain template"), vec![("default".to_owned(), text)])
+            (
+                PathBuf::from("the plain template"),
+                vec![("default".to_owned(), text)],
+            )
         }
     };
     if templates.is_empty() {

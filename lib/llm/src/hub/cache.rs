@@ -106,7 +106,9 @@ impl RepoCache {
     }
 
     pub(super) fn partial(&self, checksum: &str) -> PathBuf {
-        self.root.join("blobs").join(format!("{checksum}.incomplete"))
+        self.root
+            .join("blobs")
+            .join(format!("{checksum}.incomplete"))
     }
 
     pub(super) fn lock(&self, checksum: &str) -> PathBuf {
@@ -191,7 +193,10 @@ mod tests {
         let root = folder.path().join("models--org--name");
         let snapshot = root.join("snapshots").join(COMMIT);
         assert_eq!(fs::read_to_string(root.join("refs/main")).unwrap(), COMMIT);
-        assert_eq!(fs::read_to_string(snapshot.join("sub/deep/a.gguf")).unwrap(), "hello\n");
+        assert_eq!(
+            fs::read_to_string(snapshot.join("sub/deep/a.gguf")).unwrap(),
+            "hello\n"
+        );
         assert_eq!(
             fs::read_link(snapshot.join("config.json")).unwrap(),
             Path::new("../../blobs").join(BLOB)

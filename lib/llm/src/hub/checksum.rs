@@ -71,7 +71,9 @@ mod tests {
     use super::*;
 
     fn digest(etag: &str, content: &str) -> String {
-        let mut hasher = Checksum::from_etag(etag).unwrap().hasher(content.len() as u64);
+        let mut hasher = Checksum::from_etag(etag)
+            .unwrap()
+            .hasher(content.len() as u64);
         hasher.update(content.as_bytes());
         hasher.finish()
     }
@@ -87,7 +89,13 @@ mod tests {
 
     #[test]
     fn what_is_no_checksum_is_not_taken_for_one() {
-        for etag in ["", "\"\"", "\"../../x\"", "\"abc\"", "5891B5B522D5DF086D0FF0B110FBD9D21BB4FC71"] {
+        for etag in [
+            "",
+            "\"\"",
+            "\"../../x\"",
+            "\"abc\"",
+            "5891B5B522D5DF086D0FF0B110FBD9D21BB4FC71",
+        ] {
             assert_eq!(Checksum::from_etag(etag), None, "{etag}");
         }
     }

@@ -187,12 +187,18 @@ impl Client {
         };
         let info: RevisionInfo = serde_json::from_slice(&body)
             .map_err(|_| Failure::Response("the list of files is not one"))?;
-        let files: Vec<String> = info.siblings.into_iter().map(|file| file.rfilename).collect();
+        let files: Vec<String> = info
+            .siblings
+            .into_iter()
+            .map(|file| file.rfilename)
+            .collect();
         if !is_commit(&info.sha) {
             return Err(Failure::Response("the commit is not one"));
         }
         if !files.iter().all(|file| is_inside(file)) {
-            return Err(Failure::Response("a file's name is not a plain relative path"));
+            return Err(Failure::Response(
+                "a file's name is not a plain relative path",
+            ));
         }
         Ok(Listing {
             commit: info.sha,
@@ -246,7 +252,10 @@ impl Client {
     /// The address of a file.
     pub(super) fn file_url(&self, reference: &HubReference, commit: &str, file: &str) -> String {
         let file = percent_encoded(file, true);
-        format!("{}/{}/resolve/{commit}/{file}", self.endpoint, reference.repo)
+        format!(
+            "{}/{}/resolve/{commit}/{file}",
+            self.endpoint, reference.repo
+        )
     }
 
     /// Sends the request, and sends it on until an answer does not redirect or is `enough`.
@@ -257,7 +266,9 @@ impl Client {
         range: Option<u64>,
         enough: impl Fn(&HeaderMap) -> bool,
     ) -> Result<Response<Incoming>, Failure> {
-        let mut url: Uri = url.parse().map_err(|_| Failure::Response("its address is not one"))?;
+        let mut url: Uri = url
+            .parse()
+            .map_err(|_| Failure::Response("its address is not one"))?;
         for _ in 0..=REDIRECTS {
             let response = self.send(method, &url, range).await?;
             if !response.status().is_redirection() || enough(response.headers()) {
@@ -408,7 +419,9 @@ impl Origin {
 
 fn endpoint_origin(endpoint: &str) -> Result<Origin, HubError> {
     let refuse = |reason| HubError::Endpoint { reason };
-    let url: Uri = endpoint.parse().map_err(|_| refuse("it is not an address"))?;
+    let url: Uri = endpoint
+        .parse()
+        .map_err(|_| refuse("it is not an address"))?;
     // Its value is not repeated here: it may have a password in it.
     let authority = url.authority().map_or("", |authority| authority.as_str());
     if authority.contains('@') || url.query().is_some() {
@@ -472,33 +485,41 @@ fn redirected(from: &Uri, location: &str) -> Result<Uri, Failure> {
     } else if location.contains("://") {
         location.to_owned()
     } else {
-        let folder = from.path().rsplit_once('/').map_or("", |(folder, _)| folder);
+        let folder = from
+            .path()
+            .rsplit_once('/')
+            .map_or("", |(folder, _)| folder);
         format!("{scheme}://{authority}{folder}/{location}")
     };
     let to: Uri = absolute
         .parse()
         .map_err(|_| Failure::Response("it redirects to something that is no address"))?;
     match (Origin::of(from), Origin::of(&to)) {
-        (Some(from), Some(to)) if from.secure && !to.secure => {
-            Err(Failure::Response("it redirects to an address that is not secure"))
-        }
-        (_, None) => Err(Failure::Response("it redirects to something that is no address")),
+        (Some(from), Some(to)) if from.secure && !to.secure => Err(Failure::Response(
+            "it redirects to an address that is not secure",
+        )),
+        (_, None) => Err(Failure::Response(
+            "it redirects to something that is no address",
+        )),
         _ => Ok(to),
     }
 }
 
 /// Reads the first number of `bytes 5-9/10`.
 fn range_start(value: &str) -> Option<u64> {
-    value.strip_prefix("bytes ")?.split_once('-')?.0.parse().ok()
+    value
+        .strip_prefix("bytes ")?
+        .split_once('-')?
+        .0
+        .parse()
+        .ok()
 }
 
 /// The text as part of a path; slashes stay where they separate folders.
 fn percent_encoded(text: &str, keep_slashes: bool) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric()
-            || b"-._~".contains(&byte)
-            || (byte == b'/' && keep_slashes)
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) || (byte == b'/' && keep_slashes)
         {
             encoded.push(char::from(byte));
         } else {
@@ -533,15 +554,27 @@ mod tests {
     #[test]
     fn an_origin_has_its_default_port_and_no_case() {
         let origin = |url: &str| Origin::of(&url.parse().unwrap());
-        assert_eq!(origin("https://Hub.test/a"), origin("https://hub.test:443/b"));
+        assert_eq!(
+            origin("https://Hub.test/a"),
+            origin("https://hub.test:443/b")
+        );
         assert_ne!(origin("https://hub.test"), origin("http://hub.test"));
         assert_ne!(origin("https://hub.test"), origin("https://hub.test:8443"));
-        assert_ne!(origin("https://hub.test"), origin("https://hub.test.evil.test"));
+        assert_ne!(
+            origin("https://hub.test"),
+            origin("https://hub.test.evil.test")
+        );
     }
 
     #[test]
     fn endpoints_that_cannot_be_used_are_refused_without_repeating_them() {
-        for endpoint in ["", "hub.test", "ftp://hub.test", "https://me:pass@hub.test", "https://h/?k=pass"] {
+        for endpoint in [
+            "",
+            "hub.test",
+            "ftp://hub.test",
+            "https://me:pass@hub.test",
+            "https://h/?k=pass",
+        ] {
             let error = endpoint_origin(endpoint).unwrap_err();
             assert!(!error.to_string().contains("pass"), "{error}");
         }

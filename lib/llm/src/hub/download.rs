@@ -4,12 +4,12 @@
 //! without reading anything again; a later run hashes what it finds. Retries without progress are
 //! bounded, and so is the wait for another process that fetches the same file.
 
+use super::Hub;
 use super::cache::RepoCache;
 use super::checksum::Hasher;
 use super::client::{Failure, FileFacts};
 use super::error::HubError;
 use super::reference::HubReference;
-use super::Hub;
 use std::fs::TryLockError;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -195,7 +195,9 @@ impl Hub {
         let mut body = self.client.bytes(url, partial.length).await?;
         if body.offset != partial.length {
             if body.offset != 0 {
-                return Err(Failure::Response("it is another part than the one asked for"));
+                return Err(Failure::Response(
+                    "it is another part than the one asked for",
+                ));
             }
             partial.restart().await.map_err(Failure::Other)?;
         }

@@ -41,7 +41,9 @@ pub enum HubError {
     #[error("no folder to keep models in: there is no home folder, set --hf-home or HF_HOME")]
     NoCacheFolder,
     /// The endpoint is not an address.
-    #[error("hub endpoint: {reason}; set HF_ENDPOINT to an address such as `https://huggingface.co`")]
+    #[error(
+        "hub endpoint: {reason}; set HF_ENDPOINT to an address such as `https://huggingface.co`"
+    )]
     Endpoint {
         /// What is wrong with it.
         reason: &'static str,

@@ -151,11 +151,23 @@ mod tests {
 
     fn parse(argument: &str) -> (String, String, Option<String>) {
         let reference = HubReference::parse(argument).unwrap();
-        (reference.repo.to_string(), reference.revision, reference.file)
+        (
+            reference.repo.to_string(),
+            reference.revision,
+            reference.file,
+        )
     }
 
-    fn expected(repo: &str, revision: &str, file: Option<&str>) -> (String, String, Option<String>) {
-        (repo.to_owned(), revision.to_owned(), file.map(str::to_owned))
+    fn expected(
+        repo: &str,
+        revision: &str,
+        file: Option<&str>,
+    ) -> (String, String, Option<String>) {
+        (
+            repo.to_owned(),
+            revision.to_owned(),
+            file.map(str::to_owned),
+        )
     }
 
     #[test]
@@ -171,20 +183,46 @@ mod tests {
             ("Qwen/Qwen3-0.6B/a.gguf@dev", "dev", Some("a.gguf")),
         ];
         for (argument, revision, file) in cases {
-            assert_eq!(parse(argument), expected("Qwen/Qwen3-0.6B", revision, file), "{argument}");
+            assert_eq!(
+                parse(argument),
+                expected("Qwen/Qwen3-0.6B", revision, file),
+                "{argument}"
+            );
         }
     }
 
     #[test]
     fn what_is_not_an_id_is_refused() {
         let wrong = [
-            "", "gpt2", "/no/such", "./a/b", "../a/b", "~/a/b", "a//b", "a/b/c", "a/b/", "a/..",
-            "a/b@", "a/b@../x", "a/b:", "a/b:../x.gguf", "a/b:/x.gguf", "a/b/x.gguf:y.gguf",
-            "a/b/../../x.gguf", "a b/c", "-a/b", "a/b--c", "a/b@x y", "a/b:x\\y.gguf",
+            "",
+            "gpt2",
+            "/no/such",
+            "./a/b",
+            "../a/b",
+            "~/a/b",
+            "a//b",
+            "a/b/c",
+            "a/b/",
+            "a/..",
+            "a/b@",
+            "a/b@../x",
+            "a/b:",
+            "a/b:../x.gguf",
+            "a/b:/x.gguf",
+            "a/b/x.gguf:y.gguf",
+            "a/b/../../x.gguf",
+            "a b/c",
+            "-a/b",
+            "a/b--c",
+            "a/b@x y",
+            "a/b:x\\y.gguf",
         ];
         for argument in wrong {
             let error = HubReference::parse(argument).unwrap_err();
-            assert!(matches!(error, HubError::Reference { .. }), "{argument}: {error:?}");
+            assert!(
+                matches!(error, HubError::Reference { .. }),
+                "{argument}: {error:?}"
+            );
         }
     }
 

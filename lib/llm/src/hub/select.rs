@@ -77,9 +77,9 @@ impl Selection {
             *sets.entry(split).or_default() += 1;
         }
         let whole = sets.iter().all(|(split, count)| split.of == *count);
-        let weights = self.wanted == Wanted::WithoutWeights
-            || self.files.iter().any(|file| is_weights(file));
-        let described = has(&"config.json") && TOKENIZERS.iter().any(|name| has(name));
+        let weights =
+            self.wanted == Wanted::WithoutWeights || self.files.iter().any(|file| is_weights(file));
+        let described = has(&"config.json") && TOKENIZERS.iter().any(has);
         whole && (self.gguf.is_some() || (weights && described))
     }
 }
@@ -115,7 +115,9 @@ pub(super) fn select(
         wanted,
     };
     if let Some(choice) = choice {
-        let exact = models.values().find(|files| files.iter().any(|file| file == choice));
+        let exact = models
+            .values()
+            .find(|files| files.iter().any(|file| file == choice));
         if let Some(files) = exact {
             return Ok(gguf(files));
         }
@@ -139,7 +141,11 @@ pub(super) fn select(
 /// The files of a Hugging Face model, if the names are of one.
 fn folder(names: &[String], wanted: Wanted) -> Option<Selection> {
     let has = |name: &str| names.iter().any(|other| other == name);
-    let mut weights: Vec<String> = names.iter().filter(|name| is_weights(name)).cloned().collect();
+    let mut weights: Vec<String> = names
+        .iter()
+        .filter(|name| is_weights(name))
+        .cloned()
+        .collect();
     // Some repositories hold the same weights a second time in their maker's own layout.
     if weights.iter().any(|name| name.starts_with("model")) {
         weights.retain(|name| !name.starts_with("consolidated"));
@@ -218,14 +224,25 @@ mod tests {
     #[test]
     fn a_folder_is_its_weights_and_the_files_about_it() {
         let listing = names(&[
-            "README.md", "config.json", "consolidated.safetensors", "model-00001-of-00002.safetensors",
-            "model-00002-of-00002.safetensors", "model.safetensors.index.json", "onnx/model.onnx",
-            "original/model.safetensors", "pytorch_model.bin", "tokenizer.json", "x.gguf",
+            "README.md",
+            "config.json",
+            "consolidated.safetensors",
+            "model-00001-of-00002.safetensors",
+            "model-00002-of-00002.safetensors",
+            "model.safetensors.index.json",
+            "onnx/model.onnx",
+            "original/model.safetensors",
+            "pytorch_model.bin",
+            "tokenizer.json",
+            "x.gguf",
         ]);
         let all = select(&listing, Everything, None).unwrap();
         let expected = [
-            "tokenizer.json", "model.safetensors.index.json", "config.json",
-            "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors",
+            "tokenizer.json",
+            "model.safetensors.index.json",
+            "config.json",
+            "model-00001-of-00002.safetensors",
+            "model-00002-of-00002.safetensors",
         ];
         assert_eq!(all.files, expected);
         assert_eq!(all.gguf, None);
@@ -238,12 +255,20 @@ mod tests {
     #[test]
     fn a_folder_without_all_its_parts_is_not_complete() {
         let parts: [&[&str]; 3] = [
-            &["config.json", "tokenizer.json", "model-00001-of-00002.safetensors"],
+            &[
+                "config.json",
+                "tokenizer.json",
+                "model-00001-of-00002.safetensors",
+            ],
             &["config.json", "model.safetensors"],
             &["tokenizer.json", "model.safetensors"],
         ];
         for listing in parts {
-            assert!(!select(&names(listing), Everything, None).unwrap().is_complete());
+            assert!(
+                !select(&names(listing), Everything, None)
+                    .unwrap()
+                    .is_complete()
+            );
         }
         let small = names(&["config.json", "tokenizer.json"]);
         assert_eq!(select(&small, Everything, None), Err(SelectError::Nothing));
@@ -260,23 +285,40 @@ mod tests {
 
     #[test]
     fn several_ggufs_are_listed_until_one_is_chosen() {
-        let listing = names(&["m-Q4_K_M.gguf", "m-Q8_0-00001-of-00002.gguf", "m-Q8_0-00002-of-00002.gguf"]);
+        let listing = names(&[
+            "m-Q4_K_M.gguf",
+            "m-Q8_0-00001-of-00002.gguf",
+            "m-Q8_0-00002-of-00002.gguf",
+        ]);
         let list = FileList(names(&["m-Q4_K_M.gguf", "m-Q8_0-00001-of-00002.gguf"]));
-        assert_eq!(select(&listing, Everything, None), Err(SelectError::Several(list.clone())));
-        assert_eq!(select(&listing, Everything, Some("Q2_K")), Err(SelectError::NoSuchFile(list)));
+        assert_eq!(
+            select(&listing, Everything, None),
+            Err(SelectError::Several(list.clone()))
+        );
+        assert_eq!(
+            select(&listing, Everything, Some("Q2_K")),
+            Err(SelectError::NoSuchFile(list))
+        );
         let chosen = select(&listing, Everything, Some("m-Q4_K_M.gguf")).unwrap();
         assert_eq!(chosen.files, ["m-Q4_K_M.gguf"]);
         let split = select(&listing, Everything, Some("q8_0")).unwrap();
         assert_eq!(split.files, listing[1..]);
         assert_eq!(split.gguf.as_deref(), Some("m-Q8_0-00001-of-00002.gguf"));
         assert!(split.is_complete());
-        assert!(!select(&listing[..2], Everything, Some("q8_0")).unwrap().is_complete());
+        assert!(
+            !select(&listing[..2], Everything, Some("q8_0"))
+                .unwrap()
+                .is_complete()
+        );
     }
 
     #[test]
     fn a_long_list_is_cut() {
         let list = FileList((0..25).map(|n| format!("{n}.gguf")).collect());
         let text = list.to_string();
-        assert!(text.starts_with("0.gguf, 1.gguf") && text.ends_with("19.gguf and 5 more"), "{text}");
+        assert!(
+            text.starts_with("0.gguf, 1.gguf") && text.ends_with("19.gguf and 5 more"),
+            "{text}"
+        );
     }
 }
