@@ -75,8 +75,8 @@ async fn chat(
             }
         }
     };
-    let status = process.work(signals, talk).await;
-    Ok(status)
+    let talk = unless_ended(&process, talk);
+    Ok(process.work(signals, Box::pin(talk)).await)
 }
 
 fn read_line(editor: &mut DefaultEditor) -> anyhow::Result<Typed> {
@@ -147,7 +147,6 @@ async fn stdin(
     let options: ConsoleOptions = process.options.get::<ConsoleOptions>().clone();
     let mut conversation = Conversation::new(client, model, options)?;
     let signals = Signals::system().context("cannot listen for signals")?;
-    let draining = process.shutdown.draining().clone();
     let ask = async {
         let read = process.environment.compute(|| {
             let mut prompt = String::new();
@@ -164,14 +163,27 @@ async fn stdin(
             );
         }
         let turn = conversation
-            .ask(prompt, &draining, print)
+            .ask(prompt, process.shutdown.draining(), print)
             .await
             .map_err(|error| anyhow::anyhow!("{}", error.message))?;
         print_line("");
         tracing::info!("{}", figures(&turn));
         Ok::<(), anyhow::Error>(())
     };
+    let ask = unless_ended(&process, ask);
     finish(&process, signals, Box::pin(ask)).await
+}
+
+/// Runs `work` until the process is asked to end: what waits for a person waits no longer then.
+async fn unless_ended(
+    process: &Process,
+    work: impl Future<Output = anyhow::Result<()>>,
+) -> anyhow::Result<()> {
+    tokio::select! {
+        biased;
+        () = process.shutdown.draining().cancelled() => Ok(()),
+        result = work => result,
+    }
 }
 
 async fn batch(process: Process, client: LocalClient, path: &Path) -> anyhow::Result<ExitStatus> {

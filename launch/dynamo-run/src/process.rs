@@ -17,6 +17,7 @@ use dynamo_runtime::{Environment, Tasks, discovery};
 use std::convert::Infallible;
 use std::future::Future;
 use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
 
 /// What every command of a process works with.
 pub(crate) struct Process {
@@ -128,12 +129,13 @@ impl Process {
         };
         let plane =
             TcpPlane::bind(self.environment.clone(), self.tasks.child(), &plane_options).await?;
-        Ok(DistributedRuntime::new(
+        let runtime = DistributedRuntime::new(
             self.environment.clone(),
             self.tasks.clone(),
             discovery,
             Arc::new(plane),
-        ))
+        );
+        Ok(runtime.with_inhibited_duration(options.inhibited_duration))
     }
 
     /// Starts the status server, if one is asked for.
@@ -166,14 +168,21 @@ impl Process {
             .await)
     }
 
-    /// Runs to the end of `work`, or until asked to end.
+    /// Runs to the end of `work`. Asked to end, the work is to put itself in order and end early:
+    /// [`Shutdown::draining`] tells it.
     pub(crate) async fn work<E: std::fmt::Display>(
         &self,
         signals: Signals,
         work: impl Future<Output = Result<(), E>>,
     ) -> ExitStatus {
+        let over = CancellationToken::new();
+        let work = async {
+            let result = work.await;
+            over.cancel();
+            result
+        };
         self.shutdown
-            .supervise(signals, &self.tasks, work, async {})
+            .supervise(signals, &self.tasks, work, over.cancelled())
             .await
     }
 }

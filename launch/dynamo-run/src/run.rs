@@ -13,7 +13,7 @@ use dynamo_llm::config::ModelOptions;
 use dynamo_llm::model_watch::{ModelWatch, ModelWatchOptions};
 use dynamo_llm::preprocess::PreprocessLimits;
 use dynamo_llm::registry::ModelRegistry;
-use dynamo_llm::worker::Worker;
+use dynamo_llm::worker::{Worker, WorkerTelemetry};
 use dynamo_runtime::component::client::Policy;
 use dynamo_runtime::config::RuntimeOptions;
 use dynamo_runtime::discovery::EndpointId;
@@ -231,7 +231,12 @@ async fn worker(
     let offer = local.offer(&process)?;
     let runtime = process.join().await?;
     let engine = Arc::clone(&local.served.engine);
-    let worker = Worker::start(&runtime, &endpoint, Arc::clone(&engine), offer).await?;
+    let telemetry = WorkerTelemetry {
+        metrics: process.metrics.clone(),
+        sampler: process.sampler,
+    };
+    let serving = Arc::clone(&engine);
+    let worker = Worker::start(&runtime, &endpoint, serving, offer, &telemetry).await?;
     process
         .health
         .set_endpoint(&endpoint.to_string(), EndpointStatus::Ready);

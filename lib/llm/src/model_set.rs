@@ -48,6 +48,17 @@ pub struct Plan {
     pub refused: Vec<(String, ProcessId)>,
 }
 
+impl ModelIdentity {
+    /// What a model card announces.
+    pub fn of(card: &CardRecord) -> Self {
+        let checksum = card.body["checksum"].as_str().unwrap_or_default();
+        Self {
+            endpoint: card.endpoint.clone(),
+            checksum: checksum.to_owned(),
+        }
+    }
+}
+
 /// Compares what is served with what is announced.
 pub fn plan(served: &BTreeMap<String, ModelIdentity>, announced: &[Announced]) -> Plan {
     let mut by_name: BTreeMap<&str, Vec<&Announced>> = BTreeMap::new();

@@ -190,13 +190,9 @@ impl ModelWatch {
                     .iter()
                     .any(|it| it.endpoint == card.endpoint);
                 if card.kind == MODEL_CARD_KIND && wanted && served {
-                    let checksum = card.body["checksum"].as_str().unwrap_or_default();
                     announced.push(Announced {
                         process: *process,
-                        identity: ModelIdentity {
-                            endpoint: card.endpoint.clone(),
-                            checksum: checksum.to_owned(),
-                        },
+                        identity: ModelIdentity::of(card),
                         card: card.clone(),
                     });
                 }
@@ -228,7 +224,8 @@ impl ModelWatch {
             template,
             ..
         } = load.await??;
-        let engine = RemoteEngine::new(&self.runtime, &record.endpoint, self.options.policy)?;
+        let (identity, policy) = (&workers[0].identity, self.options.policy);
+        let engine = RemoteEngine::new(&self.runtime, &record.name, identity, policy)?;
         engine.ready().await;
         Ok(ServedModel {
             card,

@@ -1,10 +1,12 @@
 //! An engine that stands for the workers of an endpoint: what the pipeline asks when the model
 //! runs elsewhere.
 //!
-//! It decides nothing but whom to ask, by its policy. A worker that does not take the request is
+//! It decides nothing but whom to ask, by its policy, and asks nobody but the workers that announce
+//! the very model it stands for: an endpoint may have others. A worker that does not take the request is
 //! followed by the next one in the client; what happens after the first token belongs to whoever
 //! holds the stream.
 
+use crate::model_set::{MODEL_CARD_KIND, ModelIdentity};
 use dynamo_protocols::RequestError;
 use dynamo_protocols::engine::{
     EmbedRequest, EmbedResponse, Engine, EngineOutput, EngineRequest, EngineStream, RequestContext,
@@ -12,15 +14,16 @@ use dynamo_protocols::engine::{
 use dynamo_protocols::error::ErrorCode;
 use dynamo_protocols::load::LoadReport;
 use dynamo_runtime::component::client::{Call, Policy};
-use dynamo_runtime::component::{DistributedRuntime, TypedClient};
-use dynamo_runtime::discovery::{EndpointId, NameError};
+use dynamo_runtime::component::{DistributedRuntime, InstanceFilter, TypedClient};
+use dynamo_runtime::discovery::{EndpointId, NameError, ProcessRecord};
 use futures_core::future::BoxFuture;
 use futures_util::StreamExt;
+use std::sync::Arc;
 
 /// Name of the endpoint that embeds, beside a component's generating one.
 pub const EMBED_ENDPOINT: &str = "embed";
 
-/// The workers of one endpoint, as one engine.
+/// The workers of one model, as one engine.
 #[derive(Debug)]
 pub struct RemoteEngine {
     generate: TypedClient<EngineRequest, EngineOutput>,
@@ -29,16 +32,21 @@ pub struct RemoteEngine {
 }
 
 impl RemoteEngine {
-    /// Follows the workers of `endpoint` from now on.
+    /// Follows the workers that announce this model under `name` from now on.
     pub fn new(
         runtime: &DistributedRuntime,
-        endpoint: &EndpointId,
+        name: &str,
+        identity: &ModelIdentity,
         policy: Policy,
     ) -> Result<Self, NameError> {
-        let embed = embed_endpoint(endpoint)?;
+        let embed = embed_endpoint(&identity.endpoint)?;
+        let (name, identity) = (name.to_owned(), identity.clone());
+        let generate = runtime.endpoint(identity.endpoint.clone());
+        let accepted: InstanceFilter =
+            Arc::new(move |process| announces(process, &name, &identity));
         Ok(Self {
-            generate: runtime.endpoint(endpoint.clone()).typed_client(),
-            embed: runtime.endpoint(embed).typed_client(),
+            generate: generate.typed_client_of(Arc::clone(&accepted)),
+            embed: runtime.endpoint(embed).typed_client_of(accepted),
             policy,
         })
     }
@@ -54,6 +62,13 @@ impl RemoteEngine {
 /// The embedding endpoint that goes with a generating one.
 pub fn embed_endpoint(generate: &EndpointId) -> Result<EndpointId, NameError> {
     EndpointId::new(generate.namespace(), generate.component(), EMBED_ENDPOINT)
+}
+
+/// Whether the process is a worker of this model and no other.
+fn announces(process: &ProcessRecord, name: &str, identity: &ModelIdentity) -> bool {
+    process.cards.iter().any(|card| {
+        card.kind == MODEL_CARD_KIND && card.name == name && ModelIdentity::of(card) == *identity
+    })
 }
 
 impl Engine for RemoteEngine {

@@ -4,20 +4,28 @@
 //! - The model's card is announced after everything it promises is served, and withdrawn before
 //!   anything of it stops: who sees the card can use it.
 //! - A worker whose start fails half-way takes back what it announced.
+//! - Every request has a span in its caller's trace, and is counted.
+
+mod observed;
+
+pub use observed::WorkerTelemetry;
 
 use crate::model_set::MODEL_CARD_KIND;
 use crate::remote::embed_endpoint;
+use crate::worker::observed::Observed;
 use dynamo_protocols::RequestError;
 use dynamo_protocols::engine::{
     EmbedRequest, EmbedResponse, Engine, EngineOutput, EngineRequest, RequestContext,
 };
 use dynamo_runtime::artefact::{ARTEFACT_ENDPOINT, ArtefactStore};
-use dynamo_runtime::component::typed::HandlerStream;
+use dynamo_runtime::component::typed::{HandlerStream, erase};
 use dynamo_runtime::component::{DistributedRuntime, ServeError, ServedEndpoint};
 use dynamo_runtime::discovery::{
     ArtefactRef, CardRecord, DiscoveryError, EndpointId, InstanceId, Metadata, NameError,
 };
-use dynamo_runtime::request_plane::RequestHeader;
+use dynamo_runtime::request_plane::{Handler, RequestHeader};
+use dynamo_runtime::telemetry::MetricsError;
+use futures_util::future::join_all;
 use futures_util::{StreamExt, stream};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -62,6 +70,9 @@ pub enum WorkerError {
     /// An endpoint's name is none.
     #[error(transparent)]
     Name(#[from] NameError),
+    /// An endpoint's metrics are there already.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
 }
 
 impl Worker {
@@ -71,10 +82,14 @@ impl Worker {
         endpoint: &EndpointId,
         engine: Arc<dyn Engine>,
         offer: Offer,
+        telemetry: &WorkerTelemetry,
     ) -> Result<Self, WorkerError> {
-        let mut served = vec![serve_generate(runtime, endpoint, Arc::clone(&engine)).await?];
+        let place = Place { runtime, telemetry };
+        let generate = generate_handler(Arc::clone(&engine));
+        let mut served = vec![place.serve(endpoint.clone(), generate).await?];
         if offer.embeds {
-            served.push(serve_embed(runtime, endpoint, engine).await?);
+            let embed = embed_handler(engine);
+            served.push(place.serve(embed_endpoint(endpoint)?, embed).await?);
         }
         let store = ArtefactStore::new(runtime.environment().clone());
         let mut artefacts = Vec::new();
@@ -84,12 +99,7 @@ impl Worker {
         }
         if !artefacts.is_empty() {
             let id = artefact_endpoint(endpoint)?;
-            let serving = runtime.endpoint(id);
-            served.push(
-                serving
-                    .serve_bytes(Arc::new(store), Metadata::new())
-                    .await?,
-            );
+            served.push(place.serve(id, Arc::new(store)).await?);
         }
         let card = CardRecord {
             kind: MODEL_CARD_KIND.to_owned(),
@@ -126,9 +136,8 @@ impl Worker {
         if let Err(error) = self.runtime.announcer().remove_card(&self.card).await {
             tracing::warn!(model = self.card.name, %error, "could not withdraw a model card now");
         }
-        for endpoint in self.served {
-            endpoint.drain().await;
-        }
+        // Together: none of them may take requests while another one finishes its own.
+        join_all(self.served.into_iter().map(ServedEndpoint::drain)).await;
     }
 }
 
@@ -141,30 +150,40 @@ pub fn artefact_endpoint(endpoint: &EndpointId) -> Result<EndpointId, NameError>
     )
 }
 
-async fn serve_generate(
-    runtime: &DistributedRuntime,
-    endpoint: &EndpointId,
-    engine: Arc<dyn Engine>,
-) -> Result<ServedEndpoint, ServeError> {
-    let handler = move |request: EngineRequest, header: RequestHeader| {
+/// Where endpoints are served, and where they tell about it.
+struct Place<'a> {
+    runtime: &'a DistributedRuntime,
+    telemetry: &'a WorkerTelemetry,
+}
+
+impl Place<'_> {
+    async fn serve(
+        &self,
+        endpoint: EndpointId,
+        handler: Arc<dyn Handler>,
+    ) -> Result<ServedEndpoint, WorkerError> {
+        let environment = self.runtime.environment().clone();
+        let observed = Observed::new(handler, environment, self.telemetry.sampler);
+        let serving = self.runtime.endpoint(endpoint.clone());
+        let handler: Arc<dyn Handler> = observed.clone();
+        let served = serving.serve_bytes(handler, Metadata::new()).await?;
+        observed.register(&self.telemetry.metrics, &endpoint, served.instance())?;
+        Ok(served)
+    }
+}
+
+fn generate_handler(engine: Arc<dyn Engine>) -> Arc<dyn Handler> {
+    erase::<EngineRequest, EngineOutput>(move |request: EngineRequest, header: RequestHeader| {
         let engine = Arc::clone(&engine);
         async move {
             let outputs = engine.generate(request, context_of(&header)).await?;
             Ok(outputs as HandlerStream<EngineOutput>)
         }
-    };
-    let serving = runtime.endpoint(endpoint.clone());
-    serving
-        .serve::<EngineRequest, EngineOutput>(handler, Metadata::new())
-        .await
+    })
 }
 
-async fn serve_embed(
-    runtime: &DistributedRuntime,
-    endpoint: &EndpointId,
-    engine: Arc<dyn Engine>,
-) -> Result<ServedEndpoint, WorkerError> {
-    let handler = move |request: EmbedRequest, header: RequestHeader| {
+fn embed_handler(engine: Arc<dyn Engine>) -> Arc<dyn Handler> {
+    erase::<EmbedRequest, EmbedResponse>(move |request: EmbedRequest, header: RequestHeader| {
         let engine = Arc::clone(&engine);
         async move {
             // Within the stream, so that a caller who goes away drops the work.
@@ -172,11 +191,7 @@ async fn serve_embed(
             let answer = stream::once(async move { engine.embed(request, context).await });
             Ok::<_, RequestError>(answer.boxed() as HandlerStream<EmbedResponse>)
         }
-    };
-    let serving = runtime.endpoint(embed_endpoint(endpoint)?);
-    Ok(serving
-        .serve::<EmbedRequest, EmbedResponse>(handler, Metadata::new())
-        .await?)
+    })
 }
 
 fn context_of(header: &RequestHeader) -> RequestContext {

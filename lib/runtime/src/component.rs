@@ -20,7 +20,7 @@ pub mod serve;
 pub mod typed;
 
 pub use announcer::Announcer;
-pub use client::{Call, Client, ClientError, Policy};
+pub use client::{Call, Client, ClientError, InstanceFilter, Policy};
 pub use response::ResponseStream;
 pub use selection::Instance;
 pub use serve::{ServeError, ServedEndpoint};
@@ -239,7 +239,7 @@ impl Endpoint {
 
     /// A client that follows the endpoint's instances from now on.
     pub fn client(&self) -> Client {
-        Client::follow(self)
+        Client::follow(self, Arc::new(|_| true))
     }
 
     /// A client with requests and items as Rust types.
@@ -249,6 +249,15 @@ impl Endpoint {
         Resp: StreamItem,
     {
         TypedClient::new(self.client())
+    }
+
+    /// A typed client of those instances alone whose processes `accepted` takes.
+    pub fn typed_client_of<Req, Resp>(&self, accepted: InstanceFilter) -> TypedClient<Req, Resp>
+    where
+        Req: serde::Serialize,
+        Resp: StreamItem,
+    {
+        TypedClient::new(Client::follow(self, accepted))
     }
 }
 

@@ -5,5 +5,6 @@
 
 mod families;
 mod golden;
+mod hub;
 mod local;
 mod streaming;

@@ -13,13 +13,16 @@ use super::Endpoint;
 use super::response::ResponseStream;
 use super::selection::{Instance, Selection};
 use crate::Tasks;
-use crate::discovery::{DiscoveryWatch, EndpointId, InstanceId, InstanceRecord, View};
+use crate::discovery::{
+    DiscoveryWatch, EndpointId, InstanceId, InstanceRecord, ProcessRecord, View,
+};
 use crate::request_plane::{RequestHeader, TrafficClass};
 use bytes::Bytes;
 use dynamo_protocols::engine::RequestContext;
 use dynamo_protocols::{ErrorCode, RequestError};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -33,11 +36,14 @@ pub struct Client {
 }
 
 /// What the client's streams need to ask another instance.
-#[derive(Debug)]
 pub(super) struct ClientShared {
     endpoint: Endpoint,
+    accepted: InstanceFilter,
     selection: Mutex<Selection>,
 }
+
+/// Which processes a client may call, by what they announce.
+pub type InstanceFilter = Arc<dyn Fn(&ProcessRecord) -> bool + Send + Sync>;
 
 /// The instances as last published, by id; `None` until discovery has said anything.
 type Instances = Option<Arc<[Instance]>>;
@@ -103,10 +109,11 @@ impl From<ClientError> for RequestError {
 // === impl Client ===
 
 impl Client {
-    pub(super) fn follow(endpoint: &Endpoint) -> Self {
+    pub(super) fn follow(endpoint: &Endpoint, accepted: InstanceFilter) -> Self {
         let runtime = endpoint.runtime();
         let shared = Arc::new(ClientShared {
             endpoint: endpoint.clone(),
+            accepted,
             selection: Mutex::default(),
         });
         let (sender, instances) = watch::channel(None);
@@ -202,6 +209,15 @@ impl Drop for Client {
 
 // === impl ClientShared ===
 
+impl fmt::Debug for ClientShared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientShared")
+            .field("endpoint", &self.endpoint)
+            .field("selection", &self.selection)
+            .finish_non_exhaustive()
+    }
+}
+
 impl ClientShared {
     /// Who is asked next; `asked` were asked already for this call.
     pub(super) fn pick(&self, policy: Policy, asked: &[InstanceId]) -> Option<Instance> {
@@ -267,6 +283,7 @@ impl ClientShared {
     fn publish(&self, view: &View, sender: &watch::Sender<Instances>) {
         let instances: BTreeMap<InstanceId, Arc<InstanceRecord>> = view
             .instances(self.endpoint.id())
+            .filter(|(id, _)| view.processes().get(id).is_some_and(|it| (self.accepted)(it)))
             .map(|(id, record)| (id, Arc::new(record.clone())))
             .collect();
         let mut selection = self.selection.lock();

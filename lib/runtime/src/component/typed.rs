@@ -89,8 +89,8 @@ fn encode_item<Resp: StreamItem>(item: Result<Resp, RequestError>) -> Result<Ite
     })
 }
 
-/// A handler of bytes that decodes requests and encodes items.
-pub(super) fn erase<Req, Resp>(handler: impl TypedHandler<Req, Resp>) -> Arc<dyn Handler>
+/// A handler of bytes that decodes requests and encodes items, for what stands around handlers.
+pub fn erase<Req, Resp>(handler: impl TypedHandler<Req, Resp>) -> Arc<dyn Handler>
 where
     Req: DeserializeOwned + Send + 'static,
     Resp: StreamItem,
