@@ -283,7 +283,11 @@ impl ClientShared {
     fn publish(&self, view: &View, sender: &watch::Sender<Instances>) {
         let instances: BTreeMap<InstanceId, Arc<InstanceRecord>> = view
             .instances(self.endpoint.id())
-            .filter(|(id, _)| view.processes().get(id).is_some_and(|it| (self.accepted)(it)))
+            .filter(|(id, _)| {
+                view.processes()
+                    .get(id)
+                    .is_some_and(|it| (self.accepted)(it))
+            })
             .map(|(id, record)| (id, Arc::new(record.clone())))
             .collect();
         let mut selection = self.selection.lock();
