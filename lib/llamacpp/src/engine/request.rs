@@ -126,7 +126,7 @@ pub(super) struct Generation {
     first: bool,
     /// What must not come before `min_tokens`.
     stop_tokens: Vec<TokenId>,
-    _open: Open,
+    pub(super) open: Open,
 }
 
 impl Generation {
@@ -152,7 +152,7 @@ impl Generation {
             stop_tokens,
             params,
             stop,
-            _open: open,
+            open,
         };
         let sequence = NewSequence {
             prompt: request.prompt_ids.to_vec(),

@@ -1,6 +1,6 @@
 //! The engine's thread: takes commands, steps, sends outputs.
 
-use super::inbox::{Command, Shared};
+use super::inbox::{Command, Open, Shared};
 use super::request::Generation;
 use super::transfer::{Exported, Imported};
 use crate::config::{LlamacppOptions, Settings};
@@ -30,6 +30,9 @@ struct Worker<'m> {
     executor: Executor<'m>,
     sampler: Sampler,
     generations: BTreeMap<SequenceId, Generation>,
+    /// Of requests that ended in this step. They count as open until the step is reported, so
+    /// that whoever saw all of them end also sees the places they left.
+    ended: Vec<Open>,
     embedder: Option<Embedder<'m>>,
     embeds: VecDeque<(EmbedJob, EmbedReply)>,
 }
@@ -112,6 +115,7 @@ impl<'m> Worker<'m> {
             executor,
             sampler: Sampler::default(),
             generations: BTreeMap::new(),
+            ended: Vec::new(),
             embedder: None,
             embeds: VecDeque::new(),
         })
@@ -180,8 +184,15 @@ impl<'m> Worker<'m> {
             }
         }
         for id in gone {
-            self.scheduler.finish(id);
-            self.generations.remove(&id);
+            self.finish(id);
+        }
+    }
+
+    /// Lets go of a sequence that ended, and of its request.
+    fn finish(&mut self, id: SequenceId) {
+        self.scheduler.finish(id);
+        if let Some(generation) = self.generations.remove(&id) {
+            self.ended.push(generation.open);
         }
     }
 
@@ -195,6 +206,7 @@ impl<'m> Worker<'m> {
                 self.scheduler.discard(row.id);
                 if let Some(generation) = self.generations.remove(&row.id) {
                     generation.link.fail(failed(&fault));
+                    self.ended.push(generation.open);
                 }
             }
             return;
@@ -223,8 +235,7 @@ impl<'m> Worker<'m> {
         let finished = output.finish_reason.is_some();
         generation.link.send(output);
         if finished {
-            self.scheduler.finish(id);
-            self.generations.remove(&id);
+            self.finish(id);
         } else {
             self.scheduler.push(id, token);
         }
@@ -319,6 +330,7 @@ impl<'m> Worker<'m> {
         let load = self.scheduler.load();
         self.shared
             .report(self.scheduler.waiting(), self.embeds.len(), load);
+        self.ended.clear();
     }
 
     /// Nothing hangs: every request there is, and every one to come, gets the error.
