@@ -177,21 +177,27 @@ async fn http(
     process.health.set_endpoint("http", EndpointStatus::Ready);
     tracing::info!(%address, "frontend serves the openai api");
     print_line(&format!("http://{address}"));
+    let mut cut_off = false;
     let status = process
-        .serve(async move {
+        .serve(async {
             if let Ok(drained) = drained.await
                 && drained.dropped_requests > 0
             {
+                cut_off = true;
                 tracing::warn!(
                     requests = drained.dropped_requests,
                     "requests were cut off by the drain timeout"
                 );
             }
         })
-        .await;
+        .await?;
     // The engine outlives its last request.
     drop(local);
-    status
+    // The frontend and the process count the same time; either may be first.
+    Ok(match (status, cut_off) {
+        (ExitStatus::Success, true) => ExitStatus::DrainTimedOut,
+        _ => status,
+    })
 }
 
 async fn bind(process: &Process, registry: ModelRegistry) -> anyhow::Result<BoundFrontend> {

@@ -120,6 +120,8 @@ pub enum TemplateSource {
     /// then continues the conversation as text. A Hugging Face folder without a template serves
     /// no chat.
     Plain,
+    /// The last message alone, for an engine that gives the prompt back.
+    LastMessage,
 }
 
 /// What a worker can hold, for routing and planning.
@@ -211,7 +213,7 @@ impl TemplateSource {
             Self::Jinja(artefact) | Self::TokenizerConfig(artefact) | Self::Gguf(artefact) => {
                 Some(artefact)
             }
-            Self::Plain => None,
+            Self::Plain | Self::LastMessage => None,
         }
     }
 }

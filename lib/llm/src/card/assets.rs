@@ -15,6 +15,9 @@ const PLAIN_TEMPLATE: &str = "{{ bos_token }}{% for message in messages %}\
     {{ message.role|capitalize }}: {{ message.content }}\n{% endfor %}\
     {% if add_generation_prompt %}Assistant:{% endif %}";
 
+/// What is echoed of a conversation.
+const LAST_MESSAGE_TEMPLATE: &str = "{{ messages[-1].content }}";
+
 /// Reads the vocabulary of a GGUF file. The engine that runs such files implements it, so that
 /// text becomes the same tokens here and there.
 pub trait GgufVocabulary: Send + Sync {
@@ -89,13 +92,8 @@ pub(super) fn template(
             let templates = gguf::read_templates(&path)?;
             (path, templates)
         }
-        TemplateSource::Plain => {
-            let text = PLAIN_TEMPLATE.to_owned();
-            (
-                PathBuf::from("the plain template"),
-                vec![("default".to_owned(), text)],
-            )
-        }
+        TemplateSource::Plain => built_in("the plain template", PLAIN_TEMPLATE),
+        TemplateSource::LastMessage => built_in("the echo template", LAST_MESSAGE_TEMPLATE),
     };
     if templates.is_empty() {
         return Err(ModelError::NoTemplate { path });
@@ -103,4 +101,10 @@ pub(super) fn template(
     ChatTemplate::named(templates, card.special_tokens.clone())
         .map(Some)
         .map_err(|source| ModelError::Template { path, source })
+}
+
+/// A template of ours, as if it came from a file.
+fn built_in(name: &str, text: &str) -> (PathBuf, Vec<(String, String)>) {
+    let templates = vec![("default".to_owned(), text.to_owned())];
+    (PathBuf::from(name), templates)
 }

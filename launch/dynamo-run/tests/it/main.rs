@@ -1,0 +1,21 @@
+//! Real processes of the `dynamo` binary on the echo engine: start, serve, die, drain. No test
+//! here needs a model; those about tokenizers need the files that `make models` fetches.
+
+#[cfg(test)]
+mod batch;
+#[cfg(test)]
+mod console;
+#[cfg(test)]
+mod drain;
+#[cfg(test)]
+mod http;
+#[cfg(test)]
+mod models;
+#[cfg(test)]
+mod process;
+#[cfg(test)]
+mod serving;
+#[cfg(test)]
+mod usage;
+#[cfg(test)]
+mod workers;
