@@ -6,7 +6,7 @@
 //! Invariants
 //! - A model is listed only when its tokenizer and template are loaded and checked.
 //! - A model that cannot be built (a wrong artefact hash, a vocabulary this build cannot read) is
-//!   reported once and tried again when its announcements change or [`RETRY_INTERVAL`] is over; it
+//!   reported once and tried again when its announcements change or `RETRY_INTERVAL` is over; it
 //!   holds up the others for no longer than a fetch may take.
 //! - A stale view removes nothing.
 
