@@ -127,27 +127,28 @@ pub(crate) fn parse(surroundings: &Surroundings) -> Result<Parsed, UsageError> {
                     "fetch" => CommandKind::ModelFetch(model),
                     _ => CommandKind::ModelShow(model),
                 };
-                resolve("model", command, matches, surroundings)
+                resolve("model", matches, surroundings, |_| Ok(command))
             }
             None => Ok(Parsed::Print(root().render_long_help().to_string())),
         },
         Some(("frontend", matches)) => {
-            resolve("frontend", CommandKind::Frontend, matches, surroundings)
+            resolve("frontend", matches, surroundings, |_| Ok(CommandKind::Frontend))
         }
-        Some((_, matches)) => {
+        Some((_, matches)) => resolve("run", matches, surroundings, |options| {
             let words = matches.get_many::<String>("forms").into_iter().flatten();
-            let forms = Forms::parse(words.map(String::as_str))?;
-            resolve("run", CommandKind::Run(forms), matches, surroundings)
-        }
+            let namespace = &options.get::<RuntimeOptions>().namespace;
+            let forms = Forms::parse(words.map(String::as_str), namespace)?;
+            Ok(CommandKind::Run(forms))
+        }),
         None => Ok(Parsed::Print(root().render_long_help().to_string())),
     }
 }
 
 fn resolve(
     name: &str,
-    command: CommandKind,
     matches: &ArgMatches,
     surroundings: &Surroundings,
+    command: impl FnOnce(&Resolved) -> Result<CommandKind, UsageError>,
 ) -> Result<Parsed, UsageError> {
     let mut sources = Sources::new()
         .args(matches.clone())
@@ -161,6 +162,7 @@ fn resolve(
     if matches.get_flag("print-config") {
         return Ok(Parsed::Print(options.print()));
     }
+    let command = command(&options)?;
     Ok(Parsed::Run(Box::new(Invocation { command, options })))
 }
 

@@ -75,7 +75,14 @@ async fn chat(
             }
         }
     };
-    let talk = unless_ended(&process, talk);
+    let talk = async {
+        tokio::select! {
+            biased;
+            // What waits for a person waits no longer then.
+            () = process.shutdown.draining().cancelled() => Ok(()),
+            result = talk => result,
+        }
+    };
     Ok(process.work(signals, Box::pin(talk)).await)
 }
 
@@ -153,8 +160,14 @@ async fn stdin(
             let mut input = std::io::stdin().lock().take(MAX_STDIN_BYTES);
             input.read_to_string(&mut prompt).map(|_| prompt)
         });
-        let prompt = read
-            .await?
+        let read = tokio::select! {
+            biased;
+            () = process.shutdown.draining().cancelled() => {
+                anyhow::bail!("a signal came before the whole prompt was read");
+            }
+            read = read => read,
+        };
+        let prompt = read?
             .context("cannot read the prompt from standard input")?;
         let prompt = prompt.trim_end_matches('\n');
         if prompt.is_empty() {
@@ -167,23 +180,13 @@ async fn stdin(
             .await
             .map_err(|error| anyhow::anyhow!("{}", error.message))?;
         print_line("");
+        if turn.cancelled {
+            anyhow::bail!("the answer was cut off by a signal");
+        }
         tracing::info!("{}", figures(&turn));
         Ok::<(), anyhow::Error>(())
     };
-    let ask = unless_ended(&process, ask);
     finish(&process, signals, Box::pin(ask)).await
-}
-
-/// Runs `work` until the process is asked to end: what waits for a person waits no longer then.
-async fn unless_ended(
-    process: &Process,
-    work: impl Future<Output = anyhow::Result<()>>,
-) -> anyhow::Result<()> {
-    tokio::select! {
-        biased;
-        () = process.shutdown.draining().cancelled() => Ok(()),
-        result = work => result,
-    }
 }
 
 async fn batch(process: Process, client: LocalClient, path: &Path) -> anyhow::Result<ExitStatus> {

@@ -80,16 +80,19 @@ const NOT_YET: &[&str] = &[
 ];
 
 impl Forms {
-    /// Reads the words, in any order.
-    pub(crate) fn parse<'a>(words: impl IntoIterator<Item = &'a str>) -> Result<Self, FormError> {
+    /// Reads the words, in any order. Endpoints that name no namespace are in the process's own.
+    pub(crate) fn parse<'a>(
+        words: impl IntoIterator<Item = &'a str>,
+        namespace: &str,
+    ) -> Result<Self, FormError> {
         let mut forms = Self::default();
         let mut seen: [Option<&str>; 3] = [None; 3];
         for word in words {
             let (slot, form) = if let Some(value) = word.strip_prefix("in=") {
-                forms.input = Some(parse_input(word, value)?);
+                forms.input = Some(parse_input(word, value, namespace)?);
                 (0, "in=")
             } else if let Some(value) = word.strip_prefix("out=") {
-                forms.output = Some(parse_output(word, value)?);
+                forms.output = Some(parse_output(word, value, namespace)?);
                 (1, "out=")
             } else {
                 forms.model = Some(word.to_owned());
@@ -107,7 +110,7 @@ impl Forms {
     }
 }
 
-fn parse_input(word: &str, value: &str) -> Result<Input, FormError> {
+fn parse_input(word: &str, value: &str, namespace: &str) -> Result<Input, FormError> {
     if NOT_YET.contains(&word) {
         return Err(FormError::NotYet(word.to_owned()));
     }
@@ -117,7 +120,9 @@ fn parse_input(word: &str, value: &str) -> Result<Input, FormError> {
         "http" => Ok(Input::Http),
         "none" => Ok(Input::None),
         "batch" | "batch:" => Err(FormError::BatchWithoutFile),
-        _ if value.starts_with("dyn://") => Ok(Input::Endpoint(parse_endpoint(word, value)?)),
+        _ if value.starts_with("dyn://") => {
+            parse_endpoint(word, value, namespace).map(Input::Endpoint)
+        }
         _ => match value.strip_prefix("batch:") {
             Some(file) => Ok(Input::Batch(PathBuf::from(file))),
             None => Err(FormError::Input(value.to_owned())),
@@ -125,7 +130,7 @@ fn parse_input(word: &str, value: &str) -> Result<Input, FormError> {
     }
 }
 
-fn parse_output(word: &str, value: &str) -> Result<Output, FormError> {
+fn parse_output(word: &str, value: &str, namespace: &str) -> Result<Output, FormError> {
     if NOT_YET.contains(&word) {
         return Err(FormError::NotYet(word.to_owned()));
     }
@@ -134,29 +139,19 @@ fn parse_output(word: &str, value: &str) -> Result<Output, FormError> {
         "echo" | "echo_core" | "echo_full" => Ok(Output::Echo),
         "llamacpp" => Ok(Output::Llamacpp),
         "auto" | "dyn" => Ok(Output::Auto),
-        _ if value.starts_with("dyn://") => Ok(Output::Endpoint(parse_endpoint(word, value)?)),
+        _ if value.starts_with("dyn://") => {
+            parse_endpoint(word, value, namespace).map(Output::Endpoint)
+        }
         _ => Err(FormError::Output(value.to_owned())),
     }
 }
 
-/// Missing parts take the published defaults: `dyn://dynamo.backend.generate`.
-fn parse_endpoint(word: &str, value: &str) -> Result<EndpointId, FormError> {
-    let path = value.trim_start_matches("dyn://");
-    let mut parts: Vec<&str> = path.split('.').filter(|part| !part.is_empty()).collect();
-    for (index, default) in ["dynamo", "backend", "generate"].into_iter().enumerate() {
-        if parts.len() == index {
-            parts.push(default);
-        }
-    }
-    parts
-        .join(".")
-        .parse()
-        .map_err(
-            |error: dynamo_runtime::discovery::NameError| FormError::Endpoint {
-                form: word.to_owned(),
-                reason: error.to_string(),
-            },
-        )
+/// Missing parts take the defaults: `dyn://NAMESPACE.backend.generate`.
+fn parse_endpoint(word: &str, value: &str, namespace: &str) -> Result<EndpointId, FormError> {
+    EndpointId::parse_with_defaults(value, namespace).map_err(|error| FormError::Endpoint {
+        form: word.to_owned(),
+        reason: error.to_string(),
+    })
 }
 
 #[cfg(test)]
@@ -164,7 +159,7 @@ mod tests {
     use super::*;
 
     fn forms(words: &[&str]) -> Result<Forms, FormError> {
-        Forms::parse(words.iter().copied())
+        Forms::parse(words.iter().copied(), "own")
     }
 
     #[test]
@@ -183,15 +178,16 @@ mod tests {
 
     #[test]
     fn missing_parts_of_an_endpoint_take_the_defaults() {
-        for text in [
-            "in=dyn://",
-            "in=dyn://dynamo",
-            "in=dyn://dynamo.backend.generate",
+        for (text, full) in [
+            ("in=dyn://", "dyn://own.backend.generate"),
+            ("in=dyn://prefill", "dyn://own.prefill.generate"),
+            ("in=dyn://other.prefill", "dyn://other.prefill.generate"),
+            ("in=dyn://a.b.c", "dyn://a.b.c"),
         ] {
             let Some(Input::Endpoint(endpoint)) = forms(&[text]).unwrap().input else {
                 panic!("{text} is an endpoint");
             };
-            assert_eq!(endpoint.to_string(), "dyn://dynamo.backend.generate");
+            assert_eq!(endpoint.to_string(), full);
         }
     }
 

@@ -135,7 +135,8 @@ impl Process {
             discovery,
             Arc::new(plane),
         );
-        Ok(runtime.with_inhibited_duration(options.inhibited_duration))
+        let runtime = runtime.with_inhibited_duration(options.inhibited_duration);
+        Ok(runtime.with_health(self.health.clone()))
     }
 
     /// Starts the status server, if one is asked for.

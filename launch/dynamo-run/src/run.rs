@@ -7,10 +7,11 @@ use crate::forms::{Forms, Input, Output};
 use crate::output::print_line;
 use crate::process::Process;
 use anyhow::{Context, bail};
+use dynamo_config::Source;
 use dynamo_frontend::local::LocalClient;
 use dynamo_frontend::{BoundFrontend, Frontend, FrontendMetrics, FrontendOptions};
 use dynamo_llm::config::ModelOptions;
-use dynamo_llm::model_watch::{ModelWatch, ModelWatchOptions};
+use dynamo_llm::model_watch::{ModelWatch, ModelWatchOptions, Scope};
 use dynamo_llm::preprocess::PreprocessLimits;
 use dynamo_llm::registry::ModelRegistry;
 use dynamo_llm::worker::{Worker, WorkerTelemetry};
@@ -93,7 +94,8 @@ pub(crate) async fn run(process: Process, forms: Forms) -> anyhow::Result<ExitSt
 /// `dynamo frontend`
 pub(crate) async fn frontend(process: Process) -> anyhow::Result<ExitStatus> {
     let registry = ModelRegistry::new();
-    watch(&process, &registry, None).await?;
+    let scope = own_scope(&process);
+    watch(&process, &registry, scope).await?;
     http(process, registry, None).await
 }
 
@@ -110,21 +112,34 @@ async fn attach(
             registry.add(local.name.as_str(), Arc::new(local.served.clone()));
             Ok(Some(local))
         }
-        Output::Auto => watch(process, registry, None).await.map(|()| None),
-        Output::Endpoint(only) => watch(process, registry, Some(only.clone()))
-            .await
-            .map(|()| None),
+        Output::Auto => {
+            watch(process, registry, own_scope(process)).await?;
+            Ok(None)
+        }
+        Output::Endpoint(only) => {
+            watch(process, registry, Scope::Endpoint(only.clone())).await?;
+            Ok(None)
+        }
+    }
+}
+
+/// Everybody's models, unless a namespace is asked for: its default names what this process
+/// serves, and hides nothing.
+fn own_scope(process: &Process) -> Scope {
+    match process.options.source("namespace") {
+        None | Some(Source::Default) => Scope::All,
+        Some(_) => Scope::Namespace(process.options.get::<RuntimeOptions>().namespace.clone()),
     }
 }
 
 async fn watch(
     process: &Process,
     registry: &ModelRegistry,
-    endpoint: Option<EndpointId>,
+    scope: Scope,
 ) -> anyhow::Result<()> {
     let runtime = process.join().await?;
     let options = ModelWatchOptions {
-        endpoint,
+        scope,
         policy: Policy::RoundRobin,
         cache: engine::artefact_cache(process),
     };
@@ -230,9 +245,6 @@ async fn worker(
         bail!("in={endpoint} needs an engine of this process: out=echo or out=llamacpp");
     }
     process.serve_status().await?;
-    process
-        .health
-        .set_endpoint(&endpoint.to_string(), EndpointStatus::NotReady);
     let local = engine::build(&process, output, model).await?;
     let offer = local.offer(&process)?;
     let runtime = process.join().await?;
@@ -243,13 +255,11 @@ async fn worker(
     };
     let serving = Arc::clone(&engine);
     let worker = Worker::start(&runtime, &endpoint, serving, offer, &telemetry).await?;
-    process
-        .health
-        .set_endpoint(&endpoint.to_string(), EndpointStatus::Ready);
     tracing::info!(model = local.name, %endpoint, "worker serves");
     print_line(&endpoint.to_string());
     process
         .serve(async move {
+            runtime.refuse_new().await;
             worker.drain().await;
             engine.drain().await;
         })

@@ -32,11 +32,22 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 /// Reads vocabularies of GGUF files, where the build has an engine that can.
 pub type SharedVocabulary = Option<Arc<dyn GgufVocabulary>>;
 
+/// Whose models a frontend serves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Scope {
+    /// Everybody's.
+    All,
+    /// Those of one namespace's components.
+    Namespace(String),
+    /// Those of one endpoint's instances.
+    Endpoint(EndpointId),
+}
+
 /// What a frontend serves of what is announced.
 #[derive(Debug, Clone)]
 pub struct ModelWatchOptions {
-    /// Serve the models of this endpoint alone; those of all endpoints if `None`.
-    pub endpoint: Option<EndpointId>,
+    /// Whose models to serve.
+    pub scope: Scope,
     /// How a worker is picked.
     pub policy: Policy,
     /// Folder to keep fetched artefacts in.
@@ -76,6 +87,16 @@ impl std::fmt::Debug for ModelWatch {
             .field("options", &self.options)
             .field("served", &self.served)
             .finish_non_exhaustive()
+    }
+}
+
+impl Scope {
+    fn contains(&self, endpoint: &EndpointId) -> bool {
+        match self {
+            Self::All => true,
+            Self::Namespace(only) => only == endpoint.namespace(),
+            Self::Endpoint(only) => only == endpoint,
+        }
     }
 }
 
@@ -179,11 +200,7 @@ impl ModelWatch {
         let mut announced = Vec::new();
         for (process, record) in view.processes() {
             for card in &record.cards {
-                let wanted = self
-                    .options
-                    .endpoint
-                    .as_ref()
-                    .is_none_or(|only| *only == card.endpoint);
+                let wanted = self.options.scope.contains(&card.endpoint);
                 // A card without its instance is on its way in or out.
                 let served = record
                     .instances

@@ -29,6 +29,7 @@ pub use typed::{HandlerStream, StreamItem, TypedClient, TypedHandler, TypedStrea
 use crate::discovery::endpoint_id::check_name;
 use crate::discovery::{Discovery, EndpointId, Metadata, NameError};
 use crate::request_plane::{Handler, RequestPlane};
+use crate::status::HealthState;
 use crate::{Environment, Tasks};
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,13 +44,14 @@ pub struct DistributedRuntime {
     parts: Arc<Parts>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Parts {
     environment: Environment,
     tasks: Tasks,
     discovery: Arc<dyn Discovery>,
     plane: Arc<dyn RequestPlane>,
     announcer: Announcer,
+    health: HealthState,
     inhibited_duration: Duration,
 }
 
@@ -93,25 +95,30 @@ impl DistributedRuntime {
                 tasks,
                 discovery,
                 plane,
+                health: HealthState::new(),
                 inhibited_duration: INHIBITED_DURATION,
             }),
         }
+    }
+
+    /// The same runtime, which tells this state how the endpoints are that it serves.
+    #[must_use]
+    pub fn with_health(&self, health: HealthState) -> Self {
+        self.with(|parts| parts.health = health)
     }
 
     /// The same runtime, whose clients leave out unreachable instances for another time than
     /// [`INHIBITED_DURATION`].
     #[must_use]
     pub fn with_inhibited_duration(&self, inhibited_duration: Duration) -> Self {
-        let parts = &self.parts;
+        self.with(|parts| parts.inhibited_duration = inhibited_duration)
+    }
+
+    fn with(&self, change: impl FnOnce(&mut Parts)) -> Self {
+        let mut parts = Parts::clone(&self.parts);
+        change(&mut parts);
         Self {
-            parts: Arc::new(Parts {
-                environment: parts.environment.clone(),
-                tasks: parts.tasks.clone(),
-                discovery: Arc::clone(&parts.discovery),
-                plane: Arc::clone(&parts.plane),
-                announcer: parts.announcer.clone(),
-                inhibited_duration,
-            }),
+            parts: Arc::new(parts),
         }
     }
 
@@ -130,6 +137,17 @@ impl DistributedRuntime {
             runtime: self.clone(),
             id,
         }
+    }
+
+    /// Begins the end of this process: withdraws all that it announces, then refuses new calls
+    /// and says so on every connection, so that callers who have not heard of the withdrawal turn
+    /// elsewhere without asking. Open streams go on.
+    pub async fn refuse_new(&self) {
+        if let Err(error) = self.parts.announcer.clear().await {
+            // The backend withdraws it when it is back; until then callers are refused and go on.
+            tracing::warn!(%error, "could not withdraw this process now");
+        }
+        self.parts.plane.handlers().refuse_new();
     }
 
     /// Sockets, clock, random numbers, compute threads.
@@ -155,6 +173,11 @@ impl DistributedRuntime {
     /// The owner of this process's discovery record: where cards and event channels go.
     pub fn announcer(&self) -> &Announcer {
         &self.parts.announcer
+    }
+
+    /// How the endpoints are that this process serves.
+    pub fn health(&self) -> &HealthState {
+        &self.parts.health
     }
 
     /// How long clients leave out an instance that cannot be reached.

@@ -41,7 +41,8 @@ choices! {
 options! {
     /// What a process needs to take its place among the others.
     pub struct RuntimeOptions("runtime") {
-        /// Namespace of this process's components: one deployment among others.
+        /// Namespace of this process's components: one deployment among others. A frontend that is
+        /// given one serves the models of that namespace alone.
         namespace: String = DEFAULT_NAMESPACE.to_owned(), env = "DYN_NAMESPACE";
         /// Where processes find each other.
         discovery_backend: DiscoveryBackend = DiscoveryBackend::File,

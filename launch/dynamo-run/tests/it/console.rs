@@ -58,5 +58,8 @@ fn a_process_that_waits_for_its_prompt_can_be_ended() {
         bits.is_some_and(|bits| bits >> (15 - 1) & 1 == 1)
     });
     process.signal(Signal::TERM);
-    assert_eq!(process.wait().code, Some(0));
+    let ended = process.wait();
+    // Nothing was answered: a script must not take it for an empty answer.
+    assert_eq!((&*ended.stdout, ended.code), ("", Some(1)));
+    assert!(ended.stderr.contains("before the whole prompt was read"));
 }

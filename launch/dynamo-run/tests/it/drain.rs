@@ -72,12 +72,21 @@ fn what_outlasts_the_drain_timeout_is_cut_off_with_3() {
 fn a_worker_finishes_its_streams_and_its_model_goes_at_once() {
     let place = Place::new();
     let frontend = place.start("frontend", FRONTEND);
-    let mut worker = place.start("worker", &[WORKER, SLOW].concat());
+    let mut command = place.command(&[WORKER, SLOW].concat());
+    command.env("DYN_SYSTEM_PORT", "0");
+    let mut worker = place.serve("worker", command);
+    let status = worker.status_address();
+    let health = || ask(&status, ("GET", "/health"), &[], "").unwrap();
     frontend.await_models(&["echo"]);
+    assert_eq!(health().status, 200);
     let mut answer = frontend.post("/v1/completions", &stream(100));
     answer.event().unwrap().unwrap();
     worker.signal(Signal::TERM);
     frontend.await_models(&[]);
+    let draining = health();
+    assert_eq!(draining.status, 503);
+    let endpoints = &draining.json()["endpoints"];
+    assert_eq!(endpoints["dyn://dynamo.backend.generate"], "notready");
     let streamed = answer.streamed();
     assert!(streamed.complete, "{streamed:?} {}", worker.log());
     // One token has no text, and one was read above.

@@ -125,3 +125,23 @@ fn an_endpoint_given_by_name_is_the_only_one_that_is_served() {
     one.await_models(&["parrot"]);
     assert_eq!(says(&one, "parrot", "polly"), "polly");
 }
+
+#[test]
+fn a_namespace_parts_deployments_that_share_a_discovery_folder() {
+    let place = Place::new();
+    let with = |words: &[&'static str], namespace| [words, &["--namespace", namespace]].concat();
+    let blue = place.start("blue", &with(&["run", "in=dyn://", "out=echo"], "blue"));
+    assert_eq!(blue.address, "dyn://blue.backend.generate");
+    let words = ["run", "in=dyn://", "out=echo", "--model-name", "parrot"];
+    let _green = place.start("green", &with(&words, "green"));
+    let all = place.start("all", FRONTEND);
+    all.await_models(&["echo", "parrot"]);
+    let one = place.start("one", &with(FRONTEND, "green"));
+    one.await_models(&["parrot"]);
+    assert_eq!(says(&one, "parrot", "polly"), "polly");
+    // Given by the environment it means the same.
+    let mut command = place.command(FRONTEND);
+    command.env("DYN_NAMESPACE", "blue");
+    let other = place.serve("other", command);
+    other.await_models(&["echo"]);
+}

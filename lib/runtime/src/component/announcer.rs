@@ -81,6 +81,12 @@ impl Announcer {
             .await
     }
 
+    /// Takes everything away.
+    pub async fn clear(&self) -> Result<(), DiscoveryError> {
+        self.remove(|record| *record = ProcessRecord::default())
+            .await
+    }
+
     /// Changes the record, and withdraws it if nothing is left.
     async fn remove(&self, change: impl FnOnce(&mut ProcessRecord)) -> Result<(), DiscoveryError> {
         let mut record = self.record.lock().await;

@@ -2,7 +2,8 @@
 //!
 //! Registered before it is announced, so that nobody is sent to a door that is not there; and
 //! withdrawn before it refuses, so that new requests go elsewhere by themselves. Those that still
-//! come are refused in a way that lets the caller ask another instance.
+//! come are refused in a way that lets the caller ask another instance. The process's
+//! [`HealthState`] hears of each of these steps.
 
 use super::{Announcer, Endpoint};
 use crate::Tasks;
@@ -11,6 +12,7 @@ use crate::discovery::{
 };
 use crate::request_plane::handlers::AlreadyServed;
 use crate::request_plane::{Handler, MAX_PROTOCOL_VERSION, MIN_PROTOCOL_VERSION, Registration};
+use crate::status::{EndpointStatus, HealthState};
 use std::sync::Arc;
 
 /// An endpoint that this process serves. Dropping it refuses at once and withdraws in the
@@ -22,6 +24,7 @@ pub struct ServedEndpoint {
     announcer: Announcer,
     registration: Registration,
     tasks: Tasks,
+    health: HealthState,
     withdrawn: bool,
 }
 
@@ -51,6 +54,8 @@ impl ServedEndpoint {
         let (runtime, id) = (endpoint.runtime(), endpoint.id());
         let plane = runtime.request_plane();
         let registration = plane.handlers().register(id.clone(), handler)?;
+        let (health, name) = (runtime.health().clone(), id.to_string());
+        health.set_endpoint(&name, EndpointStatus::NotReady);
         let record = InstanceRecord {
             endpoint: id.clone(),
             address: plane.address().to_owned(),
@@ -72,18 +77,21 @@ impl ServedEndpoint {
         match announced {
             Ok(instance) => {
                 registration.set_instance(instance);
+                health.set_endpoint(&name, EndpointStatus::Ready);
                 Ok(Self {
                     endpoint: id.clone(),
                     instance,
                     announcer,
                     registration,
                     tasks: runtime.tasks().clone(),
+                    health,
                     withdrawn: false,
                 })
             }
             Err(source) => {
                 // An unavailable backend would announce it later: nobody serves it then.
                 drop(announcer.remove_instance(id).await);
+                health.remove_endpoint(&name);
                 Err(ServeError::Announce {
                     endpoint: id.clone(),
                     source,
@@ -106,9 +114,12 @@ impl ServedEndpoint {
     /// caller bounds the wait.
     pub async fn drain(mut self) {
         self.withdrawn = true;
+        let name = self.endpoint.to_string();
+        self.health.set_endpoint(&name, EndpointStatus::NotReady);
         withdraw(&self.announcer, &self.endpoint).await;
         self.registration.refuse_new();
         self.registration.idle().await;
+        self.health.remove_endpoint(&name);
     }
 }
 
@@ -117,6 +128,7 @@ impl Drop for ServedEndpoint {
         if self.withdrawn {
             return;
         }
+        self.health.remove_endpoint(&self.endpoint.to_string());
         if tokio::runtime::Handle::try_current().is_err() {
             // The process is ending, and its record ends with it.
             return;

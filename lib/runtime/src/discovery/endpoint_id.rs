@@ -74,15 +74,15 @@ impl EndpointId {
     }
 
     /// Reads `dyn://component`, `dyn://namespace.component` or all three parts; what is missing
-    /// is [`DEFAULT_NAMESPACE`], [`DEFAULT_COMPONENT`] and [`DEFAULT_ENDPOINT`].
-    pub fn parse_with_defaults(text: &str) -> Result<Self, NameError> {
+    /// is the process's own namespace, [`DEFAULT_COMPONENT`] and [`DEFAULT_ENDPOINT`].
+    pub fn parse_with_defaults(text: &str, own_namespace: &str) -> Result<Self, NameError> {
         let names = text.strip_prefix(SCHEME).unwrap_or(text);
         if names.is_empty() {
-            return Self::new(DEFAULT_NAMESPACE, DEFAULT_COMPONENT, DEFAULT_ENDPOINT);
+            return Self::new(own_namespace, DEFAULT_COMPONENT, DEFAULT_ENDPOINT);
         }
         let parts: Vec<&str> = names.splitn(4, '.').collect();
         match parts.as_slice() {
-            [component] => Self::new(DEFAULT_NAMESPACE, component, DEFAULT_ENDPOINT),
+            [component] => Self::new(own_namespace, component, DEFAULT_ENDPOINT),
             [namespace, component] => Self::new(namespace, component, DEFAULT_ENDPOINT),
             [namespace, component, endpoint] => Self::new(namespace, component, endpoint),
             _ => Err(NameError::Parts { text: cut(text) }),
@@ -170,9 +170,12 @@ mod tests {
 
     #[test]
     fn missing_parts_get_their_defaults() {
-        let full = |text| EndpointId::parse_with_defaults(text).unwrap().to_string();
-        assert_eq!(full("dyn://"), "dyn://dynamo.backend.generate");
-        assert_eq!(full("comp"), "dyn://dynamo.comp.generate");
+        let full = |text| {
+            let endpoint = EndpointId::parse_with_defaults(text, "own").unwrap();
+            endpoint.to_string()
+        };
+        assert_eq!(full("dyn://"), "dyn://own.backend.generate");
+        assert_eq!(full("comp"), "dyn://own.comp.generate");
         assert_eq!(full("dyn://ns.comp"), "dyn://ns.comp.generate");
         assert_eq!(full("ns.comp.ep"), "dyn://ns.comp.ep");
     }
