@@ -131,9 +131,9 @@ pub(crate) fn parse(surroundings: &Surroundings) -> Result<Parsed, UsageError> {
             }
             None => Ok(Parsed::Print(root().render_long_help().to_string())),
         },
-        Some(("frontend", matches)) => {
-            resolve("frontend", matches, surroundings, |_| Ok(CommandKind::Frontend))
-        }
+        Some(("frontend", matches)) => resolve("frontend", matches, surroundings, |_| {
+            Ok(CommandKind::Frontend)
+        }),
         Some((_, matches)) => resolve("run", matches, surroundings, |options| {
             let words = matches.get_many::<String>("forms").into_iter().flatten();
             let namespace = &options.get::<RuntimeOptions>().namespace;

@@ -167,8 +167,7 @@ async fn stdin(
             }
             read = read => read,
         };
-        let prompt = read?
-            .context("cannot read the prompt from standard input")?;
+        let prompt = read?.context("cannot read the prompt from standard input")?;
         let prompt = prompt.trim_end_matches('\n');
         if prompt.is_empty() {
             anyhow::bail!(

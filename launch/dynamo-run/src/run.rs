@@ -132,11 +132,7 @@ fn own_scope(process: &Process) -> Scope {
     }
 }
 
-async fn watch(
-    process: &Process,
-    registry: &ModelRegistry,
-    scope: Scope,
-) -> anyhow::Result<()> {
+async fn watch(process: &Process, registry: &ModelRegistry, scope: Scope) -> anyhow::Result<()> {
     let runtime = process.join().await?;
     let options = ModelWatchOptions {
         scope,
