@@ -11,6 +11,8 @@ mod discovery;
 #[cfg(test)]
 mod discovery_processes;
 #[cfg(test)]
+mod event_plane;
+#[cfg(test)]
 mod request_plane;
 #[cfg(test)]
 mod request_plane_bad_input;

@@ -1,0 +1,92 @@
+//! The publisher's side of a channel: a state, the events that made it, and who waits for more.
+//!
+//! State and events change under one lock, so that a snapshot holds exactly the events before its
+//! cursor. It knows no transport.
+
+use super::log::{Cursor, EventLog, Since};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use std::fmt;
+use tokio::sync::watch;
+
+/// What a channel's events add up to.
+pub trait ChannelState: Send + fmt::Debug + 'static {
+    /// The state as pieces of at most some tens of kilobytes, in the subscribers' form.
+    fn snapshot(&self) -> Vec<Bytes>;
+}
+
+/// A channel as backends read it.
+pub trait ReadChannel: Send + Sync + fmt::Debug + 'static {
+    /// What there is for a subscriber at a cursor, or for a new one.
+    fn read(&self, cursor: Option<Cursor>, max_bytes: usize) -> Read;
+
+    /// Changes with every event.
+    fn watch(&self) -> watch::Receiver<u64>;
+}
+
+/// What there is for a subscriber, and where it stands afterwards.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Read {
+    /// All that is so.
+    Snapshot(Vec<Bytes>, Cursor),
+    /// What happened since its cursor; nothing, if it knows everything.
+    Events(Vec<Bytes>, Cursor),
+}
+
+/// A channel whose events add up to an `S`.
+#[derive(Debug)]
+pub struct Channel<S> {
+    inner: Mutex<Inner<S>>,
+    published: watch::Sender<u64>,
+}
+
+#[derive(Debug)]
+struct Inner<S> {
+    state: S,
+    log: EventLog,
+}
+
+impl<S: ChannelState> Channel<S> {
+    /// A channel that begins with this state. The epoch is to be one that no channel of the same
+    /// name had: a random number.
+    pub fn new(epoch: u64, state: S) -> Self {
+        Self {
+            inner: Mutex::new(Inner {
+                state,
+                log: EventLog::new(epoch),
+            }),
+            published: watch::Sender::new(0),
+        }
+    }
+
+    /// Changes the state and publishes the event that tells of it, if there is anything to tell.
+    pub fn publish(&self, change: impl FnOnce(&mut S) -> Option<Bytes>) {
+        let mut inner = self.inner.lock();
+        let Some(event) = change(&mut inner.state) else {
+            return;
+        };
+        inner.log.append(event);
+        // Under the lock, so that the number never goes back.
+        self.published.send_replace(inner.log.end().next);
+    }
+
+    /// Looks at the state.
+    pub fn with_state<T>(&self, look: impl FnOnce(&S) -> T) -> T {
+        look(&self.inner.lock().state)
+    }
+}
+
+impl<S: ChannelState> ReadChannel for Channel<S> {
+    fn read(&self, cursor: Option<Cursor>, max_bytes: usize) -> Read {
+        let inner = self.inner.lock();
+        let since = cursor.map(|cursor| inner.log.since(cursor, max_bytes));
+        match since {
+            Some(Since::Events(events, cursor)) => Read::Events(events, cursor),
+            Some(Since::Missed) | None => Read::Snapshot(inner.state.snapshot(), inner.log.end()),
+        }
+    }
+
+    fn watch(&self) -> watch::Receiver<u64> {
+        self.published.subscribe()
+    }
+}
