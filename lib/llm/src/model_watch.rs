@@ -133,16 +133,14 @@ impl ModelWatch {
                     false => sleep(RETRY_INTERVAL).await,
                 }
             };
-            let event = tokio::select! {
+            let goes_on = tokio::select! {
                 biased;
-                event = events.next() => event,
-                () = retry => {
-                    complete = self.reconcile(&view).await;
-                    continue;
-                }
+                goes_on = events.update(&mut view) => goes_on,
+                () = retry => true,
             };
-            let Some(event) = event else { return };
-            view.apply(event);
+            if !goes_on {
+                return;
+            }
             complete = self.reconcile(&view).await;
         }
     }

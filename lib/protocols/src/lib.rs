@@ -12,5 +12,6 @@ pub mod load;
 pub mod openai;
 pub mod stream;
 pub mod tokenizer;
+pub mod worker_event;
 
 pub use error::{Blame, ErrorCode, RequestError};

@@ -309,8 +309,7 @@ async fn follow(
     sender: watch::Sender<Instances>,
 ) {
     let mut view = View::default();
-    while let Some(event) = discovered.next().await {
-        view.apply(event);
+    while discovered.update(&mut view).await {
         shared.publish(&view, &sender);
     }
 }

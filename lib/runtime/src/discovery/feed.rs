@@ -172,6 +172,20 @@ impl DiscoveryWatch {
         }
     }
 
+    /// Takes the next event into a view, and with it all that are there already: a thousand
+    /// processes that come at once are one change to look at and not a thousand. Whether the
+    /// backend is still there. A cancelled call loses nothing.
+    pub async fn update(&mut self, view: &mut View) -> bool {
+        let Some(first) = self.next().await else {
+            return false;
+        };
+        view.apply(first);
+        while let Some(Some(event)) = self.try_next() {
+            view.apply(event);
+        }
+        true
+    }
+
     /// The next event if it is there: `None` when there is nothing yet.
     fn try_next(&mut self) -> Option<Option<DiscoveryEvent>> {
         let mut state = self.shared.state.lock();
@@ -222,6 +236,22 @@ mod tests {
                 .collect(),
             stale: None,
         }
+    }
+
+    #[tokio::test]
+    async fn what_is_there_already_is_one_update() {
+        let feed = Feed::new();
+        let mut watch = feed.watch();
+        let mut view = View::default();
+        feed.publish(snapshot(&[1]));
+        feed.publish(snapshot(&[1, 2]));
+        feed.publish(snapshot(&[2, 3]));
+        assert!(watch.update(&mut view).await);
+        let ids: Vec<u64> = view.processes().keys().map(|id| id.get()).collect();
+        assert_eq!(ids, [2, 3]);
+        assert!(watch.update(&mut view).now_or_never().is_none());
+        feed.close();
+        assert!(!watch.update(&mut view).await);
     }
 
     fn process(id: u64) -> ProcessId {
