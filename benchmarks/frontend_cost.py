@@ -1,5 +1,5 @@
-"""What a frontend costs: time from start to /health, and memory with the Qwen3 tokenizer loaded,
-before and during 10,000 requests. Prints one JSON line."""
+"""What a frontend costs: time from start to /health, memory with the Qwen3 tokenizer loaded, before
+and during 10,000 requests, and CPU time per request. Prints one JSON line."""
 
 import argparse
 import http.client
@@ -12,9 +12,20 @@ import threading
 import time
 import urllib.parse
 
-from processes import ROOT, dynamo, get, rss_megabytes, wait_for_model
+import processes
+from processes import (
+    ROOT,
+    cpu_seconds,
+    dynamo,
+    get,
+    peak_megabytes,
+    rss_megabytes,
+    wait_for_model,
+)
 
 CLIENTS = 8
+# A frontend gives back what loading a model freed a moment after the model is listed.
+SETTLE_SECONDS = 2
 
 
 def start_seconds(environment: dict) -> float:
@@ -55,7 +66,9 @@ def send_all(url: str, model: str, count: int) -> None:
 def main() -> None:
     arguments = argparse.ArgumentParser()
     arguments.add_argument("--requests", type=int, default=10_000)
+    arguments.add_argument("--binary", type=pathlib.Path, default=processes.DYNAMO)
     options = arguments.parse_args()
+    processes.DYNAMO = options.binary
     with tempfile.TemporaryDirectory() as folder:
         environment = {
             **os.environ,
@@ -71,10 +84,13 @@ def main() -> None:
         ):
             empty = rss_megabytes(frontend.pid)
             model = wait_for_model(url)
-            loaded = rss_megabytes(frontend.pid)
+            time.sleep(SETTLE_SECONDS)
+            loaded, peak = rss_megabytes(frontend.pid), peak_megabytes(frontend.pid)
             send_all(url, model, options.requests // 5)
             at_fifth = rss_megabytes(frontend.pid)
-            send_all(url, model, options.requests - options.requests // 5)
+            counted, before = options.requests - options.requests // 5, cpu_seconds(frontend.pid)
+            send_all(url, model, counted)
+            cpu = cpu_seconds(frontend.pid) - before
             at_end = rss_megabytes(frontend.pid)
     print(
         json.dumps(
@@ -82,10 +98,12 @@ def main() -> None:
                 "start_to_health_seconds_median": round(statistics.median(starts), 4),
                 "start_to_health_seconds_max": round(max(starts), 4),
                 "rss_mb_without_model": round(empty, 1),
+                "rss_mb_peak_of_loading": round(peak, 1),
                 "rss_mb_qwen3_loaded": round(loaded, 1),
                 "rss_mb_at_20_percent": round(at_fifth, 1),
                 "rss_mb_at_end": round(at_end, 1),
                 "rss_growth": round(at_end / at_fifth, 4),
+                "cpu_ms_per_request": round(cpu * 1000 / counted, 4),
                 "requests": options.requests,
             }
         )

@@ -51,7 +51,23 @@ def wait_for_model(url: str) -> str:
 
 
 def rss_megabytes(pid: int) -> float:
+    return status_megabytes(pid, "VmRSS:")
+
+
+def peak_megabytes(pid: int) -> float:
+    """The most memory that the process ever had in RAM."""
+    return status_megabytes(pid, "VmHWM:")
+
+
+def status_megabytes(pid: int, field: str) -> float:
     for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
+        if line.startswith(field):
             return int(line.split()[1]) / 1024
     raise SystemExit(f"process {pid} is gone")
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU time, user's and system's, of the threads that live. Nanoseconds, where the figures of
+    /proc/PID/stat are hundredths of a second."""
+    threads = pathlib.Path(f"/proc/{pid}/task").iterdir()
+    return sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads) / 1e9

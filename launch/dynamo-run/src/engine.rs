@@ -2,6 +2,7 @@
 //! that can be served.
 
 use crate::forms::Output;
+use crate::memory;
 use crate::output::{complain, print_line};
 use crate::process::Process;
 use anyhow::bail;
@@ -168,6 +169,7 @@ async fn load_assets(
 ) -> anyhow::Result<(LocalModel, dynamo_llm::card::ModelAssets)> {
     let loaded = process.environment.compute(move || {
         let assets = model.assets(vocabulary().as_deref())?;
+        memory::give_back();
         Ok::<_, dynamo_llm::card::ModelError>((model, assets))
     });
     Ok(loaded.await??)

@@ -11,6 +11,7 @@ mod console;
 mod engine;
 mod forms;
 mod loader;
+mod memory;
 mod output;
 mod process;
 mod reference;

@@ -4,6 +4,7 @@ use crate::cli::CommandKind;
 use crate::console;
 use crate::engine::{self, Local};
 use crate::forms::{Forms, Input, Output};
+use crate::memory;
 use crate::output::print_line;
 use crate::process::Process;
 use anyhow::{Context, bail};
@@ -140,9 +141,10 @@ async fn watch(process: &Process, registry: &ModelRegistry, scope: Scope) -> any
         cache: engine::artefact_cache(process),
     };
     let watch = ModelWatch::new(&runtime, registry.clone(), options, engine::vocabulary());
-    process
-        .tasks
-        .spawn_until_cancelled("model watch", watch.run());
+    let tasks = &process.tasks;
+    tasks.spawn_until_cancelled("model watch", watch.run());
+    let tidy = memory::give_back_after_changes(registry.clone(), process.environment.clone());
+    tasks.spawn_until_cancelled("memory", tidy);
     Ok(())
 }
 

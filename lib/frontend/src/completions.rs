@@ -61,6 +61,7 @@ async fn respond(app: Arc<App>, api: Api, request: Request) -> Response {
         .app
         .metrics
         .begin(exchange.kind, parsed.model(), exchange.began);
+    let model = metrics.measured(&model);
     if exchange.kind.stream {
         stream(exchange, api, parsed, model, metrics).await
     } else {
@@ -80,6 +81,7 @@ async fn whole(
     let folded = exchange
         .in_time(async {
             let prepared = parsed.prepare(served, &exchange).await?;
+            metrics.prepared();
             let generation = Generation::start(prepared, exchange.context.clone()).await?;
             generation.fold(|delta| metrics.output(delta.tokens)).await
         })
@@ -116,6 +118,7 @@ async fn stream(
     let started = exchange
         .in_time(async {
             let prepared = parsed.prepare(served, &exchange).await?;
+            metrics.prepared();
             let mut generation = Generation::start(prepared, exchange.context.clone()).await?;
             let first = peek(&mut generation, exchange.app.options.http_error_peek).await?;
             Ok((generation, first))

@@ -2,6 +2,7 @@
 
 use crate::error::{error_response, json_response};
 use crate::exchange::Exchange;
+use crate::metrics::RequestMetrics;
 use crate::service::App;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
@@ -37,7 +38,9 @@ pub(crate) async fn embeddings(State(app): State<Arc<App>>, request: Request) ->
         .app
         .metrics
         .begin(exchange.kind, &request.model, exchange.began);
-    match exchange.in_time(embed(request, model, &exchange)).await {
+    let model = metrics.measured(&model);
+    let embedded = exchange.in_time(embed(request, model, &exchange, &mut metrics));
+    match embedded.await {
         Ok(response) => {
             metrics.usage(Usage::new(response.usage.prompt_tokens, 0, 0));
             metrics.succeed();
@@ -55,10 +58,12 @@ async fn embed(
     request: EmbeddingRequest,
     model: Arc<ServedModel>,
     exchange: &Exchange,
+    metrics: &mut RequestMetrics,
 ) -> Result<EmbeddingResponse, RequestError> {
     let name = request.model.clone();
     let prepared =
         prepare_embedding(request, model, exchange.limits(), &exchange.app.environment).await?;
+    metrics.prepared();
     let expected = prepared.request.inputs.len();
     let answer = prepared
         .model

@@ -1,14 +1,25 @@
 //! The frontend's metrics, under the names, labels and buckets of the published system, so that
-//! dashboards made for it work.
+//! dashboards made for it work. `docs/reference/metrics.md` lists them; a test compares.
+//!
+//! What is declared at once is resolved at once. Labels that only a request knows are looked up
+//! when it begins and when it ends, never per token.
 
+mod declare;
+mod event_loop;
+mod models;
+mod pipeline;
 mod request;
+mod tokenizer;
 
+pub(crate) use event_loop::EventLoopMetrics;
+pub(crate) use models::show_models;
 pub(crate) use request::{RequestKind, RequestMetrics};
 
+use declare::Declare;
 use dynamo_runtime::telemetry::{MetricsError, MetricsRegistry};
-use prometheus::{
-    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-};
+use pipeline::PipelineMetrics;
+use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
+use std::sync::Arc;
 
 /// The published prefix of all names here.
 pub(crate) const DEFAULT_PREFIX: &str = "dynamo_frontend";
@@ -36,185 +47,194 @@ const INTER_TOKEN: &[f64] = &[
 /// Everything the frontend counts. Cheap to clone; clones count together.
 #[derive(Debug, Clone)]
 pub struct FrontendMetrics {
-    requests: IntCounterVec,
+    all: Arc<Families>,
+}
+
+/// The metrics by what they are about.
+#[derive(Debug)]
+struct Families {
+    requests: RequestFamilies,
+    tokens: TokenFamilies,
+    pipeline: PipelineMetrics,
+    event_loop: EventLoopMetrics,
+    connections: IntGauge,
+    connections_failed: IntCounter,
+}
+
+/// Requests: how many, how they ended, how long they took.
+#[derive(Debug)]
+struct RequestFamilies {
+    ended: IntCounterVec,
     started: IntCounterVec,
     failures: IntCounterVec,
     inflight: IntGaugeVec,
     active: IntGaugeVec,
     queued: IntGaugeVec,
     disconnected: IntGauge,
-    duration: HistogramVec,
-    input_tokens: HistogramVec,
-    cached_tokens: HistogramVec,
-    output_tokens: HistogramVec,
-    output_tokens_total: IntCounterVec,
-    first_token: HistogramVec,
-    inter_token: HistogramVec,
-    embedding: HistogramVec,
     cancelled: IntCounterVec,
     rejected: IntCounterVec,
-    connections: IntGauge,
-    connections_refused: IntCounter,
+    duration: HistogramVec,
+    embedding: HistogramVec,
 }
 
-impl FrontendMetrics {
-    /// Registers the metrics under names that begin with `prefix`.
-    pub fn new(registry: &MetricsRegistry, prefix: &str) -> Result<Self, MetricsError> {
-        let by = Declare { registry, prefix };
-        Ok(Self {
-            requests: by.counters(
-                "requests_total",
-                "Requests that ended",
-                &["model", "endpoint", "request_type", "status", "error_type"],
-            )?,
-            started: by.counters(
-                "requests_started_total",
-                "Requests that began",
-                &["model", "endpoint", "request_type"],
-            )?,
-            failures: by.counters(
-                "failures_total",
-                "Requests that failed, by who has to act and why",
-                &["class", "reason"],
-            )?,
-            inflight: by.gauges("inflight_requests", "Requests that began and did not end")?,
-            active: by.gauges("active_requests", "Requests that had their first output")?,
-            queued: by.gauges(
-                "queued_requests",
-                "Requests that wait for their first output",
-            )?,
-            disconnected: by.gauge(
-                "disconnected_clients",
-                "Clients that went away before their answer was complete",
-            )?,
-            duration: by.histograms("request_duration_seconds", "Time per request", DURATION)?,
-            input_tokens: by.histograms(
-                "input_sequence_tokens",
-                "Tokens of the prompts of a request",
-                INPUT_TOKENS,
-            )?,
-            cached_tokens: by.histograms(
-                "cached_tokens",
-                "Prompt tokens of a request that came from the KV cache",
-                INPUT_TOKENS,
-            )?,
-            output_tokens: by.histograms(
-                "output_sequence_tokens",
-                "Generated tokens of a request",
-                OUTPUT_TOKENS,
-            )?,
-            output_tokens_total: by.counters(
-                "output_tokens_total",
-                "Generated tokens",
-                &["model"],
-            )?,
-            first_token: by.histograms(
-                "time_to_first_token_seconds",
-                "Time from a request to its first output",
-                FIRST_TOKEN,
-            )?,
-            inter_token: by.histograms(
-                "inter_token_latency_seconds",
-                "Time per token after the first output",
-                INTER_TOKEN,
-            )?,
-            embedding: by.histograms(
-                "embedding_latency_seconds",
-                "Time per embedding request",
-                FIRST_TOKEN,
-            )?,
-            cancelled: by.counters(
-                "model_cancellation_total",
-                "Requests whose client went away",
-                &["model", "endpoint", "request_type"],
-            )?,
-            rejected: by.counters(
-                "model_rejection_total",
-                "Requests refused because a bound was reached",
-                &["model", "endpoint"],
-            )?,
-            connections: by.gauge("open_connections", "Open connections")?,
-            connections_refused: by.counter(
-                "failed_connections_total",
-                "Connections that ended with an error, such as a timeout",
-            )?,
-        })
-    }
-
-    /// Counts a connection for as long as the guard lives.
-    pub(crate) fn connection(&self) -> ConnectionMetrics {
-        self.connections.inc();
-        ConnectionMetrics(self.clone())
-    }
+/// Tokens: how many, and when they come.
+#[derive(Debug)]
+struct TokenFamilies {
+    input: HistogramVec,
+    cached: HistogramVec,
+    output: HistogramVec,
+    output_total: IntCounterVec,
+    first: HistogramVec,
+    inter: HistogramVec,
 }
 
 /// An open connection.
 #[derive(Debug)]
 pub(crate) struct ConnectionMetrics(FrontendMetrics);
 
+// === impl FrontendMetrics ===
+
+impl FrontendMetrics {
+    /// Registers the metrics under names that begin with `prefix`.
+    pub fn new(registry: &MetricsRegistry, prefix: &str) -> Result<Self, MetricsError> {
+        let by = Declare { registry, prefix };
+        let all = Families {
+            requests: RequestFamilies::declare(&by)?,
+            tokens: TokenFamilies::declare(&by)?,
+            pipeline: PipelineMetrics::declare(&by)?,
+            event_loop: EventLoopMetrics::declare(&by)?,
+            connections: by.gauge("open_connections", "Open connections")?,
+            connections_failed: by.counter(
+                "failed_connections_total",
+                "Connections that ended with an error, such as a timeout",
+            )?,
+        };
+        Ok(Self { all: Arc::new(all) })
+    }
+
+    /// Counts a connection for as long as the guard lives.
+    pub(crate) fn connection(&self) -> ConnectionMetrics {
+        self.all.connections.inc();
+        ConnectionMetrics(self.clone())
+    }
+
+    /// The delays of the event loop.
+    pub(crate) fn event_loop(&self) -> EventLoopMetrics {
+        self.all.event_loop.clone()
+    }
+}
+
+// === impl RequestFamilies ===
+
+impl RequestFamilies {
+    fn declare(by: &Declare<'_>) -> Result<Self, MetricsError> {
+        let kind = ["model", "endpoint", "request_type"];
+        let model = &["model"];
+        Ok(Self {
+            ended: by.counters(
+                "requests_total",
+                "Requests that ended",
+                &["model", "endpoint", "request_type", "status", "error_type"],
+            )?,
+            started: by.counters("requests_started_total", "Requests that began", &kind)?,
+            failures: by.counters(
+                "failures_total",
+                "Requests that failed, by who has to act and why",
+                &["class", "reason"],
+            )?,
+            inflight: by.gauges(
+                "inflight_requests",
+                "Requests that began and did not end",
+                model,
+            )?,
+            active: by.gauges(
+                "active_requests",
+                "Requests that had their first output and did not end",
+                model,
+            )?,
+            queued: by.gauges(
+                "queued_requests",
+                "Requests that wait for their first output",
+                model,
+            )?,
+            disconnected: by.gauge(
+                "disconnected_clients",
+                "Clients that went away before their answer was complete",
+            )?,
+            cancelled: by.counters(
+                "model_cancellation_total",
+                "Requests whose client went away",
+                &kind,
+            )?,
+            rejected: by.counters(
+                "model_rejection_total",
+                "Requests refused because a bound was reached",
+                &["model", "endpoint"],
+            )?,
+            duration: by.histograms(
+                "request_duration_seconds",
+                "Time per request",
+                "model",
+                DURATION,
+            )?,
+            embedding: by.histograms(
+                "embedding_latency_seconds",
+                "Time per embedding request",
+                "model",
+                FIRST_TOKEN,
+            )?,
+        })
+    }
+}
+
+// === impl TokenFamilies ===
+
+impl TokenFamilies {
+    fn declare(by: &Declare<'_>) -> Result<Self, MetricsError> {
+        let histogram =
+            |name: &str, help: &str, buckets| by.histograms(name, help, "model", buckets);
+        Ok(Self {
+            input: histogram(
+                "input_sequence_tokens",
+                "Tokens of the prompts of a request",
+                INPUT_TOKENS,
+            )?,
+            cached: histogram(
+                "cached_tokens",
+                "Prompt tokens of a request that came from the KV cache",
+                INPUT_TOKENS,
+            )?,
+            output: histogram(
+                "output_sequence_tokens",
+                "Generated tokens of a request",
+                OUTPUT_TOKENS,
+            )?,
+            output_total: by.counters("output_tokens_total", "Generated tokens", &["model"])?,
+            first: histogram(
+                "time_to_first_token_seconds",
+                "Time from a request to its first output",
+                FIRST_TOKEN,
+            )?,
+            inter: histogram(
+                "inter_token_latency_seconds",
+                "Time per token after the first output",
+                INTER_TOKEN,
+            )?,
+        })
+    }
+}
+
+// === impl ConnectionMetrics ===
+
 impl ConnectionMetrics {
     /// The connection ended with an error.
     pub(crate) fn failed(&self) {
-        self.0.connections_refused.inc();
+        self.0.all.connections_failed.inc();
     }
 }
 
 impl Drop for ConnectionMetrics {
     fn drop(&mut self) {
-        self.0.connections.dec();
-    }
-}
-
-/// Declares metrics in one registry under one prefix.
-struct Declare<'a> {
-    registry: &'a MetricsRegistry,
-    prefix: &'a str,
-}
-
-impl Declare<'_> {
-    fn options(&self, name: &str, help: &str) -> Opts {
-        Opts::new(format!("{}_{name}", self.prefix), help)
-    }
-
-    fn counter(&self, name: &str, help: &str) -> Result<IntCounter, MetricsError> {
-        let counter = IntCounter::with_opts(self.options(name, help))?;
-        self.registry.register(counter.clone())?;
-        Ok(counter)
-    }
-
-    fn counters(
-        &self,
-        name: &str,
-        help: &str,
-        labels: &[&str],
-    ) -> Result<IntCounterVec, MetricsError> {
-        let counters = IntCounterVec::new(self.options(name, help), labels)?;
-        self.registry.register(counters.clone())?;
-        Ok(counters)
-    }
-
-    fn gauge(&self, name: &str, help: &str) -> Result<IntGauge, MetricsError> {
-        let gauge = IntGauge::with_opts(self.options(name, help))?;
-        self.registry.register(gauge.clone())?;
-        Ok(gauge)
-    }
-
-    fn gauges(&self, name: &str, help: &str) -> Result<IntGaugeVec, MetricsError> {
-        let gauges = IntGaugeVec::new(self.options(name, help), &["model"])?;
-        self.registry.register(gauges.clone())?;
-        Ok(gauges)
-    }
-
-    fn histograms(
-        &self,
-        name: &str,
-        help: &str,
-        buckets: &[f64],
-    ) -> Result<HistogramVec, MetricsError> {
-        let name = format!("{}_{name}", self.prefix);
-        let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
-        let histograms = HistogramVec::new(options, &["model"])?;
-        self.registry.register(histograms.clone())?;
-        Ok(histograms)
+        self.0.all.connections.dec();
     }
 }

@@ -8,14 +8,14 @@
 use crate::auth::Keys;
 use crate::config::FrontendOptions;
 use crate::connection::Guarded;
-use crate::metrics::FrontendMetrics;
+use crate::metrics::{FrontendMetrics, show_models};
 use crate::routes::router;
 use crate::service::{App, answer};
 use axum::Router;
 use axum::body::Body;
 use dynamo_llm::registry::ModelRegistry;
 use dynamo_runtime::environment::{Connection, Listener};
-use dynamo_runtime::telemetry::{MetricsRegistry, Sampler};
+use dynamo_runtime::telemetry::{MetricsError, MetricsRegistry, Sampler};
 use dynamo_runtime::{Environment, Tasks};
 use futures_util::FutureExt;
 use hyper::body::Incoming;
@@ -90,6 +90,9 @@ pub struct Drained {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BindError {
+    /// The registry shows another frontend's models already.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
     /// Another process has the port.
     #[error("port {port} on {host} is in use; choose another with --http-port")]
     PortInUse {
@@ -147,6 +150,11 @@ impl Frontend {
             .await
             .map_err(refused)?;
         let local_addr = listener.local_addr().map_err(refused)?;
+        show_models(
+            &self.registry,
+            &self.options.metrics_prefix,
+            self.models.clone(),
+        )?;
         let app = Arc::new(App {
             keys: Keys::new(&self.options.api_key),
             places: Arc::new(Semaphore::new(self.options.http_max_requests as usize)),
@@ -186,6 +194,8 @@ impl BoundFrontend {
         let tasks = tasks.child();
         let limit = self.app.options.http_max_connections;
         let connections = Arc::new(Semaphore::new(limit as usize));
+        let event_loop = self.app.metrics.event_loop();
+        tasks.spawn_until_cancelled("event loop watch", event_loop.watch());
         let finished = async {
             drain.cancelled().await;
             self.app.draining.cancel();

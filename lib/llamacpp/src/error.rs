@@ -1,5 +1,6 @@
 //! Why the engine or the tokenizer could not start. Each message says what to do.
 
+use dynamo_gguf::GgufError;
 use std::path::PathBuf;
 
 /// Starting failed.
@@ -20,41 +21,19 @@ pub enum LoadError {
         /// What the system says.
         error: std::io::Error,
     },
-    /// The file is something else.
-    #[error(
-        "{} is not a GGUF file; convert the model with llama.cpp's convert_hf_to_gguf.py or \
-         fetch its GGUF form",
-        path.display()
-    )]
-    NotGguf {
-        /// The file.
+    /// It is a folder.
+    #[error("{} is a folder; give the GGUF file in it", path.display())]
+    Folder {
+        /// The folder.
         path: PathBuf,
     },
-    /// A version of the format that is not known here.
-    #[error("{} is GGUF version {version}, which this build cannot read (it reads 2 and 3)", path.display())]
-    Version {
+    /// The file is no GGUF file, or not a whole one.
+    #[error("{}: {error}", path.display())]
+    Gguf {
         /// The file.
         path: PathBuf,
-        /// The version it claims.
-        version: u32,
-    },
-    /// The file ends before its contents do.
-    #[error("{} is cut off ({have} bytes, at least {need} are needed); fetch it again", path.display())]
-    CutOff {
-        /// The file.
-        path: PathBuf,
-        /// Its size.
-        have: u64,
-        /// The least it should have.
-        need: u64,
-    },
-    /// The header makes no sense.
-    #[error("{} is damaged: {detail}; fetch it again", path.display())]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        detail: String,
+        /// What is wrong with it.
+        error: GgufError,
     },
     /// llama.cpp does not take it.
     #[error(

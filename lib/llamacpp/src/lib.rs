@@ -18,7 +18,7 @@ mod embedding;
 mod engine;
 mod error;
 mod executor;
-mod gguf;
+mod fingerprint;
 mod logs;
 mod model;
 pub mod sampling;

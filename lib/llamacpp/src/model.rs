@@ -1,7 +1,7 @@
 //! The loaded model and what the engine must know about it.
 
 use crate::error::LoadError;
-use crate::gguf;
+use crate::fingerprint;
 use crate::logs;
 use llama_cpp_2::llama_backend::LlamaBackend;
 use llama_cpp_2::model::LlamaModel;
@@ -51,7 +51,7 @@ pub(crate) fn backend() -> Result<&'static LlamaBackend, LoadError> {
 impl Model {
     /// Loads a GGUF file. It is checked first, so that damage is an error and not an abort.
     pub(crate) fn load(path: &Path, vocab_only: bool) -> Result<Self, LoadError> {
-        let file = gguf::inspect(path)?;
+        let fingerprint = fingerprint::of_checked(path)?;
         let backend = backend()?;
         let params = LlamaModelParams::default().with_vocab_only(vocab_only);
         let llama = LlamaModel::load_from_file(backend, path, &params).map_err(|error| {
@@ -60,7 +60,7 @@ impl Model {
                 detail: error.to_string(),
             }
         })?;
-        let facts = facts(&llama, file.fingerprint);
+        let facts = facts(&llama, fingerprint);
         Ok(Self { llama, facts })
     }
 }

@@ -8,7 +8,9 @@ use std::time::Instant;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
-    let path = arguments.next().ok_or("usage: tokenizer_speed TOKENIZER.json TOKENS TEXT")?;
+    let path = arguments
+        .next()
+        .ok_or("usage: tokenizer_speed TOKENIZER.json TOKENS TEXT")?;
     let wanted: usize = arguments.next().map_or(Ok(8000), |text| text.parse())?;
     let tokenizer = HuggingFaceTokenizer::from_file(Path::new(&path))?;
     let corpus = match arguments.next() {

@@ -13,21 +13,23 @@
 //!
 //! It reads no environment: [`HubOptions`] declares the variables, the binary's loader reads them.
 
+mod address;
 mod cache;
 mod checksum;
 mod client;
 mod download;
 mod error;
+mod limits;
 mod reference;
 mod select;
 
 pub use error::{FileList, HubError};
+pub use limits::HubLimits;
 pub use reference::{HubReference, RepoId};
 pub use select::Wanted;
 
 use cache::{Cache, RepoCache};
 use client::Client;
-use download::Limits;
 use dynamo_config::{Secret, options};
 use dynamo_runtime::Tasks;
 use select::{Selection, select};
@@ -85,7 +87,7 @@ pub struct Hub {
     cache: Cache,
     client: Client,
     offline: bool,
-    limits: Limits,
+    limits: HubLimits,
 }
 
 // === impl Hub ===
@@ -98,15 +100,29 @@ impl Hub {
         user_home: Option<&Path>,
         tasks: &Tasks,
     ) -> Result<Self, HubError> {
+        Self::with_limits(options, user_home, tasks, HubLimits::default())
+    }
+
+    /// Like [`new`](Self::new), as patient as `limits` say.
+    pub fn with_limits(
+        options: &HubOptions,
+        user_home: Option<&Path>,
+        tasks: &Tasks,
+        limits: HubLimits,
+    ) -> Result<Self, HubError> {
         let folder = options.hf_hub_cache.clone().or_else(|| {
             let home = options.hf_home.clone();
             let home = home.or_else(|| Some(user_home?.join(".cache").join("huggingface")));
             Some(home?.join("hub"))
         });
-        let limits = Limits::default();
         Ok(Self {
             cache: Cache::new(folder.ok_or(HubError::NoCacheFolder)?),
-            client: Client::new(&options.hf_endpoint, options.hf_token.clone(), tasks)?,
+            client: Client::new(
+                &options.hf_endpoint,
+                options.hf_token.clone(),
+                tasks,
+                &limits,
+            )?,
             offline: options.hf_hub_offline,
             limits,
         })

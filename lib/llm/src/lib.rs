@@ -6,7 +6,6 @@ pub mod config;
 pub mod detokenizer;
 pub mod echo;
 pub mod echo_model;
-pub mod gguf;
 pub mod hub;
 pub mod model;
 pub mod model_set;

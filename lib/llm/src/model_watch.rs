@@ -239,7 +239,7 @@ impl ModelWatch {
             template,
             ..
         } = load.await??;
-        let (identity, policy) = (&workers[0].identity, self.options.policy);
+        let (identity, policy) = (&workers[0].identity, self.options.policy.clone());
         let engine = RemoteEngine::new(&self.runtime, &record.name, identity, policy)?;
         engine.ready().await;
         Ok(ServedModel {

@@ -6,6 +6,7 @@ use dynamo_protocols::error::{ErrorCode, RequestError};
 use parking_lot::RwLock;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use tokio::sync::watch;
 
 /// Names listed in the error for an unknown model. A service with more has a model list to ask.
 const LISTED_NAMES: usize = 16;
@@ -14,6 +15,7 @@ const LISTED_NAMES: usize = 16;
 #[derive(Debug, Clone, Default)]
 pub struct ModelRegistry {
     models: Arc<RwLock<BTreeMap<Arc<str>, Arc<ServedModel>>>>,
+    changes: watch::Sender<()>,
 }
 
 impl ModelRegistry {
@@ -28,12 +30,16 @@ impl ModelRegistry {
         name: impl Into<Arc<str>>,
         model: Arc<ServedModel>,
     ) -> Option<Arc<ServedModel>> {
-        self.models.write().insert(name.into(), model)
+        let replaced = self.models.write().insert(name.into(), model);
+        self.changes.send_replace(());
+        replaced
     }
 
     /// Stops serving `name`; requests that found it already go on.
     pub fn remove(&self, name: &str) -> Option<Arc<ServedModel>> {
-        self.models.write().remove(name)
+        let removed = self.models.write().remove(name);
+        self.changes.send_replace(());
+        removed
     }
 
     /// The model of this name, or an error that lists the known ones.
@@ -52,6 +58,11 @@ impl ModelRegistry {
             .iter()
             .map(|(name, model)| (Arc::clone(name), Arc::clone(model)))
             .collect()
+    }
+
+    /// Tells of every change from now on.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
     }
 
     /// Whether no model is served.
@@ -81,6 +92,8 @@ fn unknown_model(name: &str, known: &[&str]) -> RequestError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::echo::EchoOptions;
+    use crate::echo_model::echo_model;
 
     #[test]
     fn an_unknown_model_lists_the_known_ones_within_bounds() {
@@ -95,6 +108,19 @@ mod tests {
         let error = unknown_model(&"x".repeat(1_000_000), &many);
         assert!(error.message.len() < 1_000, "{}", error.message);
         assert!(unknown_model("x", &[]).message.contains("no other"));
+    }
+
+    #[test]
+    fn whoever_asks_hears_of_models_that_come_and_go() {
+        let registry = ModelRegistry::new();
+        let mut changes = registry.changes();
+        assert!(!changes.has_changed().unwrap());
+        let model = echo_model("m", EchoOptions::default()).unwrap();
+        registry.add("m", Arc::new(model));
+        assert!(changes.has_changed().unwrap());
+        changes.mark_unchanged();
+        registry.remove("m");
+        assert!(changes.has_changed().unwrap());
     }
 
     #[test]

@@ -83,7 +83,10 @@ impl Engine for RemoteEngine {
                 start_position: request.generated_ids.len() as u64,
                 ..Call::from(context)
             };
-            let outputs = self.generate.call(self.policy, &request, call).await?;
+            let outputs = self
+                .generate
+                .call(self.policy.clone(), &request, call)
+                .await?;
             Ok(outputs.boxed() as EngineStream)
         })
     }
@@ -94,7 +97,10 @@ impl Engine for RemoteEngine {
         context: RequestContext,
     ) -> BoxFuture<'_, Result<EmbedResponse, RequestError>> {
         Box::pin(async move {
-            let mut answer = self.embed.call(self.policy, &request, context).await?;
+            let mut answer = self
+                .embed
+                .call(self.policy.clone(), &request, context)
+                .await?;
             answer.next().await.unwrap_or_else(|| {
                 Err(RequestError::new(
                     ErrorCode::WorkerLost,

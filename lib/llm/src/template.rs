@@ -1,9 +1,9 @@
 //! Chat templates: messages to prompt text, as Hugging Face's `apply_chat_template` renders them.
 //!
 //! Templates are Jinja as Python runs it; `environment` makes up for the differences, and
-//! `conversation` for the forms of messages that a template does not know. A template is outside
-//! input: its output, its steps and its nesting are bounded, and it sees no clock but the time it
-//! is given.
+//! `conversation` for the forms of messages that a template does not know: messages come in as
+//! clients send them. A template is outside input: its output, its steps and its nesting are
+//! bounded, and it sees no clock but the time it is given.
 
 mod conversation;
 mod environment;
@@ -90,6 +90,11 @@ pub enum TemplateError {
     NoDefault,
 }
 
+/// The text of messages, for prompts that no template shapes.
+pub fn raw_text(messages: &Value) -> String {
+    conversation::raw_text(messages)
+}
+
 /// A compiled chat template; cheap to share, safe to render from many threads.
 #[derive(Debug)]
 pub struct ChatTemplate {
@@ -128,14 +133,11 @@ impl ChatTemplate {
         let mut traits = BTreeMap::new();
         for (name, source) in sources {
             let source = environment::without_generation_marks(&source);
-            let knows_developer = source.contains("developer");
-            traits.insert(
-                name.clone(),
-                Traits {
-                    knows_developer,
-                    ..Traits::default()
-                },
-            );
+            let of_source = Traits {
+                knows_developer: conversation::knows_developer(&source),
+                ..Traits::default()
+            };
+            traits.insert(name.clone(), of_source);
             environment
                 .add_template_owned(name, source)
                 .map_err(|error| malformed(&error))?;
@@ -145,15 +147,10 @@ impl ChatTemplate {
             tokens,
             traits,
         };
-        let names: Vec<String> = template.traits.keys().cloned().collect();
-        for name in &names {
-            let probed = template.probed(name);
-            if let Some(traits) = template.traits.get_mut(name) {
-                *traits = Traits {
-                    knows_developer: traits.knows_developer,
-                    ..probed
-                };
-            }
+        let known = template.traits.clone();
+        for (name, of_source) in known {
+            let probed = template.probed(&name, of_source.knows_developer);
+            template.traits.insert(name, probed);
         }
         Ok(template)
     }
@@ -167,7 +164,7 @@ impl ChatTemplate {
         };
         let mut messages = conversation::adapted(
             input.messages,
-            self.traits.get(name).copied().unwrap_or_default(),
+            &self.traits.get(name).cloned().unwrap_or_default(),
         );
         let open = match input.continue_final_message {
             true => Some(conversation::leave_open(&mut messages)?),
@@ -225,10 +222,20 @@ impl ChatTemplate {
         }
     }
 
-    /// What a template can take, by trying.
-    fn probed(&self, name: &str) -> Traits {
-        let parts = self.probe(name, &conversation::parts_probe());
-        let takes_parts = parts.is_some_and(|text| conversation::took_parts(&text));
+    /// What a template can take, by trying, beside what its source says.
+    fn probed(&self, name: &str, knows_developer: bool) -> Traits {
+        let takes_parts = |role: &str| {
+            let rendered = self.probe(name, &conversation::parts_probe(role));
+            rendered.is_some_and(|text| conversation::took_parts(&text))
+        };
+        let parts_of = match takes_parts(conversation::USER) {
+            true => {
+                let mut roles = conversation::ROLES.to_vec();
+                roles.retain(|role| takes_parts(role));
+                roles
+            }
+            false => Vec::new(),
+        };
         let mut arguments = Arguments::Any;
         for content in [Value::Null, "".into()] {
             let [of_object, of_text] = [Arguments::Object, Arguments::Text]
@@ -240,9 +247,9 @@ impl ChatTemplate {
             }
         }
         Traits {
-            takes_parts,
+            knows_developer,
+            parts_of,
             arguments,
-            ..Traits::default()
         }
     }
 

@@ -72,6 +72,22 @@ pub trait Engine: Send + Sync + fmt::Debug + 'static {
         None
     }
 
+    /// Data-parallel ranks: schedulers with caches of their own behind this one engine. What
+    /// [`Engine::load`] tells is of all together.
+    fn ranks(&self) -> u32 {
+        1
+    }
+
+    /// What one rank, from 0, is doing now.
+    fn rank_load(&self, _rank: u32) -> LoadReport {
+        self.load()
+    }
+
+    /// Subscribes to what happens to one rank's KV blocks. Each rank counts its own events.
+    fn rank_kv_events(&self, _rank: u32) -> Option<KvEventStream> {
+        self.kv_events()
+    }
+
     /// Export and import of KV state, if the engine can do it.
     fn kv_transfer(&self) -> Option<&dyn KvTransfer> {
         None

@@ -32,7 +32,7 @@ pub enum KvEvent {
         /// The block before the first one, or `None` at the start of a sequence.
         parent: Option<SequenceHash>,
         /// The new blocks, in the order of the sequence.
-        blocks: Vec<StoredBlock>,
+        blocks: Vec<Block>,
     },
     /// Blocks are gone.
     Removed {
@@ -43,14 +43,17 @@ pub enum KvEvent {
     Cleared,
 }
 
-/// A block by both of its names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StoredBlock {
+/// A full block by both of its names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Block {
     /// Hash of its tokens alone.
     pub block_hash: BlockHash,
-    /// Hash chained over the prefix.
+    /// Hash chained over everything before it.
     pub sequence_hash: SequenceHash,
 }
+
+/// A block as events name it.
+pub type StoredBlock = Block;
 
 /// Export and import of KV state by whole blocks.
 ///
@@ -62,8 +65,7 @@ pub trait KvTransfer: Send + Sync {
 
     /// Copies out the state of the longest cached prefix of `blocks`. An engine that holds none
     /// of them answers with an empty range.
-    fn export(&self, blocks: Vec<StoredBlock>)
-    -> BoxFuture<'_, Result<KvBlockRange, RequestError>>;
+    fn export(&self, blocks: Vec<Block>) -> BoxFuture<'_, Result<KvBlockRange, RequestError>>;
 
     /// Takes a range in as cached prefix; answers how many blocks it now holds of it.
     fn import(&self, range: KvBlockRange) -> BoxFuture<'_, Result<usize, RequestError>>;
@@ -86,7 +88,7 @@ pub struct KvBlockRange {
     /// The form of `state`.
     pub layout: KvLayout,
     /// The blocks, from the first of the sequence on.
-    pub blocks: Vec<StoredBlock>,
+    pub blocks: Vec<Block>,
     /// Token ids of those blocks: `blocks.len() * block_size` of them.
     pub token_ids: Vec<u32>,
     /// The serialised state.

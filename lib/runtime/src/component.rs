@@ -20,7 +20,7 @@ pub mod serve;
 pub mod typed;
 
 pub use announcer::Announcer;
-pub use client::{Call, Client, ClientError, InstanceFilter, Policy};
+pub use client::{Call, Chooser, Chosen, Client, ClientError, InstanceFilter, Policy};
 pub use response::ResponseStream;
 pub use selection::Instance;
 pub use serve::{ServeError, ServedEndpoint};

@@ -21,6 +21,7 @@ pub mod endpoint_id;
 pub mod feed;
 pub mod file;
 pub mod file_folder;
+pub mod file_record;
 pub mod k8s_like;
 pub mod mem;
 pub mod record;

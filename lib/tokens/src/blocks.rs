@@ -4,16 +4,8 @@
 //! came in and whatever was cut off in between.
 
 use crate::hashing::{HashContext, block_hash, chain_from};
+use dynamo_protocols::kv::Block;
 use std::num::NonZeroUsize;
-
-/// A full block by both of its names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Block {
-    /// Hash of its tokens alone.
-    pub block_hash: u64,
-    /// Hash chained over everything before it.
-    pub sequence_hash: u64,
-}
 
 /// A token sequence that grows at its end and can be cut back.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -13,7 +13,9 @@ pub mod blocks;
 pub mod hashing;
 pub mod media;
 
-pub use blocks::{Block, TokenBlocks};
+pub use blocks::TokenBlocks;
+/// What [`TokenBlocks`] is made of, as KV events name it.
+pub use dynamo_protocols::kv::Block;
 pub use hashing::{
     HashContext, block_hashes, block_hashes_with_media, chain, eagle_block_hashes, sequence_hashes,
 };

@@ -7,9 +7,9 @@ pub const LAYERS: &[&[&str]] = &[
     // Vocabulary: no I/O, no logging.
     &["dynamo-tokens", "dynamo-protocols", "dynamo-config"],
     // Mechanism and pure domain.
-    &["dynamo-runtime"],
+    &["dynamo-runtime", "dynamo-gguf"],
     // The model's side: pipeline and engines.
-    &["dynamo-llm", "dynamo-llamacpp"],
+    &["dynamo-llm", "dynamo-llamacpp", "dynamo-mocker"],
     // Services.
     &["dynamo-frontend"],
     // Everything wired together.

@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod batch;
 #[cfg(test)]
+mod collector;
+#[cfg(test)]
 mod console;
 #[cfg(test)]
 mod drain;
@@ -15,6 +17,8 @@ mod models;
 mod process;
 #[cfg(test)]
 mod serving;
+#[cfg(test)]
+mod traces;
 #[cfg(test)]
 mod usage;
 #[cfg(test)]

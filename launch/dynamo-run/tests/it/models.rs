@@ -1,6 +1,6 @@
 //! What workers announce and frontends make of it: names, contradictions, files.
 
-use crate::process::{Dynamo, Place};
+use crate::process::{Dynamo, Place, until};
 use crate::serving::chat;
 use crate::workers::{FRONTEND, WORKER, counted};
 use std::path::PathBuf;
@@ -63,7 +63,7 @@ fn a_worker_that_contradicts_a_served_model_is_refused_and_gets_no_requests() {
     assert_eq!((first.requests_taken(), second.requests_taken()), (6, 0));
     // With the first one gone the name is free.
     drop(first);
-    crate::process::until("the second one serves the name", || {
+    until("the second one serves the name", || {
         second.requests_taken() > 0 || {
             let body = chat("twin", "hello", false);
             frontend.post("/v1/chat/completions", &body);
@@ -144,4 +144,31 @@ fn a_namespace_parts_deployments_that_share_a_discovery_folder() {
     command.env("DYN_NAMESPACE", "blue");
     let other = place.serve("other", command);
     other.await_models(&["echo"]);
+}
+
+/// Memory of a process that is in RAM, as its metrics have it.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn resident_megabytes(process: &Dynamo) -> f64 {
+    let metrics = process.get("/metrics");
+    let text = metrics.text();
+    let value = text
+        .lines()
+        .find_map(|line| line.strip_prefix("process_resident_memory_bytes "));
+    value.unwrap().parse::<f64>().unwrap() / f64::from(1 << 20)
+}
+
+/// The tokenizer needs some 20 MB, and glibc keeps 50 more that loading it freed unless it is told
+/// to give them back.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[test]
+fn a_frontend_gives_back_what_loading_a_tokenizer_freed() {
+    let place = Place::new();
+    let folder = qwen_folder(&place);
+    let words = [WORKER, &[folder.to_str().unwrap()]].concat();
+    let _worker = counted(&place, "worker", &words);
+    let frontend = place.start("frontend", FRONTEND);
+    until("a model is served", || !frontend.models().is_empty());
+    until("the memory is given back", || {
+        resident_megabytes(&frontend) < 60.0
+    });
 }

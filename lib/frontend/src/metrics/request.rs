@@ -2,11 +2,20 @@
 //!
 //! A request that is dropped before it ended was cancelled: its client went away.
 
+use super::pipeline::InStage;
+use super::tokenizer::{TokenizerTimes, measured};
 use super::{FrontendMetrics, NO_MODEL};
+use dynamo_llm::model::ServedModel;
 use dynamo_protocols::error::{Blame, ErrorCode, RequestError};
 use dynamo_protocols::openai::Usage;
-use prometheus::{Histogram, IntGauge};
+use prometheus::local::LocalHistogram;
+use prometheus::{Histogram, IntCounter, IntGauge};
+use std::sync::Arc;
 use tokio::time::Instant;
+
+/// Tokens that a request keeps to itself before it adds them to what all requests count in: every
+/// thread writes there, token by token. A stream of 32 tokens a second shows them a second late.
+const TOKENS_AT_ONCE: u64 = 32;
 
 /// What kind of request it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,11 +34,17 @@ pub(crate) struct RequestMetrics {
     model: String,
     began: Instant,
     last_output: Option<Instant>,
+    /// Where in the pipeline it is, until the engine has given something.
+    stage: Option<InStage>,
+    tokenizer: Arc<TokenizerTimes>,
     inflight: IntGauge,
     active: IntGauge,
     queued: IntGauge,
     first_token: Histogram,
-    inter_token: Histogram,
+    inter_token: LocalHistogram,
+    output_tokens: IntCounter,
+    /// Tokens that `inter_token` and `output_tokens` do not show yet.
+    unshown: u64,
     usage: Usage,
     ended: bool,
 }
@@ -43,8 +58,9 @@ impl RequestKind {
 impl FrontendMetrics {
     /// A request that began at `began`, for a model that is served.
     pub(crate) fn begin(&self, kind: RequestKind, model: &str, began: Instant) -> RequestMetrics {
-        let label = &[model];
-        self.started
+        let (label, requests, tokens) = (&[model], &self.all.requests, &self.all.tokens);
+        requests
+            .started
             .with_label_values(&[model, kind.endpoint, kind.request_type()])
             .inc();
         let request = RequestMetrics {
@@ -53,11 +69,15 @@ impl FrontendMetrics {
             model: model.to_owned(),
             began,
             last_output: None,
-            inflight: self.inflight.with_label_values(label),
-            active: self.active.with_label_values(label),
-            queued: self.queued.with_label_values(label),
-            first_token: self.first_token.with_label_values(label),
-            inter_token: self.inter_token.with_label_values(label),
+            stage: Some(self.all.pipeline.preprocess.enter()),
+            tokenizer: Arc::default(),
+            inflight: requests.inflight.with_label_values(label),
+            active: requests.active.with_label_values(label),
+            queued: requests.queued.with_label_values(label),
+            first_token: tokens.first.with_label_values(label),
+            inter_token: tokens.inter.with_label_values(label).local(),
+            output_tokens: tokens.output_total.with_label_values(label),
+            unshown: 0,
             usage: Usage::default(),
             ended: false,
         };
@@ -72,7 +92,9 @@ impl FrontendMetrics {
     }
 
     fn count_failure(&self, kind: RequestKind, model: &str, error: &RequestError) {
-        self.requests
+        let requests = &self.all.requests;
+        requests
+            .ended
             .with_label_values(&[
                 model,
                 kind.endpoint,
@@ -81,11 +103,13 @@ impl FrontendMetrics {
                 error_type(error.code),
             ])
             .inc();
-        self.failures
+        requests
+            .failures
             .with_label_values(&[error.code.blame().as_str(), error.code.as_str()])
             .inc();
         if error.code.blame() == Blame::Capacity {
-            self.rejected
+            requests
+                .rejected
                 .with_label_values(&[model, kind.endpoint])
                 .inc();
         }
@@ -93,14 +117,33 @@ impl FrontendMetrics {
 }
 
 impl RequestMetrics {
+    /// The model as this request is to see it, so that time in the tokenizer counts.
+    pub(crate) fn measured(&self, model: &ServedModel) -> Arc<ServedModel> {
+        measured(model, &self.tokenizer)
+    }
+
+    /// The request is ready for the engine.
+    pub(crate) fn prepared(&mut self) {
+        self.complete_stage();
+        self.stage = Some(self.metrics.all.pipeline.dispatch.enter());
+    }
+
+    fn complete_stage(&mut self) {
+        if let Some(stage) = self.stage.take() {
+            stage.complete();
+        }
+    }
+
     /// The engine gave `tokens` more tokens.
     pub(crate) fn output(&mut self, tokens: u32) {
         if tokens == 0 {
             return;
         }
+        self.unshown += u64::from(tokens);
         let now = Instant::now();
         match self.last_output.replace(now) {
             None => {
+                self.complete_stage();
                 self.queued.dec();
                 self.active.inc();
                 self.first_token.observe((now - self.began).as_secs_f64());
@@ -112,6 +155,14 @@ impl RequestMetrics {
                 }
             }
         }
+        if self.unshown >= TOKENS_AT_ONCE {
+            self.show_tokens();
+        }
+    }
+
+    fn show_tokens(&mut self) {
+        self.inter_token.flush();
+        self.output_tokens.inc_by(std::mem::take(&mut self.unshown));
     }
 
     /// The token counts so far.
@@ -121,6 +172,7 @@ impl RequestMetrics {
 
     /// The answer is complete.
     pub(crate) fn succeed(&mut self) {
+        self.complete_stage();
         let RequestKind { endpoint, .. } = self.kind;
         let labels = [
             &self.model,
@@ -129,7 +181,8 @@ impl RequestMetrics {
             "success",
             "",
         ];
-        self.metrics.requests.with_label_values(&labels).inc();
+        let requests = &self.metrics.all.requests;
+        requests.ended.with_label_values(&labels).inc();
         self.end();
     }
 
@@ -141,28 +194,28 @@ impl RequestMetrics {
 
     fn end(&mut self) {
         self.ended = true;
-        let (metrics, label) = (&self.metrics, &[&self.model]);
+        self.stage = None;
+        self.show_tokens();
+        let (all, label) = (&self.metrics.all, &[&self.model]);
+        let (requests, tokens) = (&all.requests, &all.tokens);
         let elapsed = self.began.elapsed().as_secs_f64();
-        metrics.duration.with_label_values(label).observe(elapsed);
+        requests.duration.with_label_values(label).observe(elapsed);
         if self.kind.endpoint == "embeddings" {
-            metrics.embedding.with_label_values(label).observe(elapsed);
+            requests.embedding.with_label_values(label).observe(elapsed);
         }
+        all.pipeline.tokenizer(&self.tokenizer);
         let usage = self.usage;
         if usage.prompt_tokens == 0 {
             return;
         }
         let cached = usage.prompt_tokens_details.cached_tokens;
         for (histogram, count) in [
-            (&metrics.input_tokens, usage.prompt_tokens),
-            (&metrics.cached_tokens, cached),
-            (&metrics.output_tokens, usage.completion_tokens),
+            (&tokens.input, usage.prompt_tokens),
+            (&tokens.cached, cached),
+            (&tokens.output, usage.completion_tokens),
         ] {
             histogram.with_label_values(label).observe(count as f64);
         }
-        metrics
-            .output_tokens_total
-            .with_label_values(label)
-            .inc_by(usage.completion_tokens);
     }
 }
 
@@ -170,8 +223,9 @@ impl Drop for RequestMetrics {
     fn drop(&mut self) {
         if !self.ended {
             let labels = [&self.model, self.kind.endpoint, self.kind.request_type()];
-            self.metrics.cancelled.with_label_values(&labels).inc();
-            self.metrics.disconnected.inc();
+            let requests = &self.metrics.all.requests;
+            requests.cancelled.with_label_values(&labels).inc();
+            requests.disconnected.inc();
             self.fail(&RequestError::new(
                 ErrorCode::ClientClosed,
                 "the client went away",

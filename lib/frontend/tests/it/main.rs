@@ -7,4 +7,5 @@ mod bad_input;
 mod harness;
 mod lifecycle;
 mod limits;
+mod metrics;
 mod streaming;

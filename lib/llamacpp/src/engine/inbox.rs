@@ -5,7 +5,7 @@
 
 use super::stream::Link;
 use dynamo_protocols::engine::EngineRequest;
-use dynamo_protocols::kv::{KvEventBatch, StoredBlock};
+use dynamo_protocols::kv::{Block, KvEventBatch};
 use dynamo_protocols::load::LoadReport;
 use dynamo_protocols::{ErrorCode, RequestError};
 use parking_lot::{Condvar, Mutex};
@@ -47,7 +47,7 @@ pub(super) enum Command {
         reply: Reply<Vec<Vec<f32>>>,
     },
     Export {
-        blocks: Vec<StoredBlock>,
+        blocks: Vec<Block>,
         reply: Reply<Exported>,
     },
     Import {

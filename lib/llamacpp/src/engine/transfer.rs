@@ -10,7 +10,7 @@ use crate::config::Settings;
 use crate::executor::StateSegment;
 use crate::model::ModelFacts;
 use dynamo_protocols::RequestError;
-use dynamo_protocols::kv::{KvBlockRange, KvLayout, KvTransfer, StoredBlock};
+use dynamo_protocols::kv::{Block, KvBlockRange, KvLayout, KvTransfer};
 use dynamo_tokens::{HashContext, TokenBlocks};
 use futures_core::future::BoxFuture;
 use std::num::NonZeroUsize;
@@ -65,10 +65,7 @@ impl KvTransfer for LlamacppEngine {
         self.layout.clone()
     }
 
-    fn export(
-        &self,
-        blocks: Vec<StoredBlock>,
-    ) -> BoxFuture<'_, Result<KvBlockRange, RequestError>> {
+    fn export(&self, blocks: Vec<Block>) -> BoxFuture<'_, Result<KvBlockRange, RequestError>> {
         Box::pin(async move {
             let (reply, answer) = oneshot::channel();
             let mut named = blocks.clone();
@@ -155,10 +152,7 @@ fn check(
     }
     let mut named = TokenBlocks::new(block_size, HashContext::of(None, salt.as_deref()));
     named.extend(&range.token_ids);
-    let fits = |(own, theirs): (&dynamo_tokens::Block, &StoredBlock)| {
-        own.block_hash == theirs.block_hash && own.sequence_hash == theirs.sequence_hash
-    };
-    if !named.blocks().iter().zip(&range.blocks).all(fits) {
+    if named.blocks() != range.blocks {
         return Err(damaged("its hashes do not name its tokens"));
     }
     Ok(Imported {
@@ -247,10 +241,6 @@ mod tests {
         let context = HashContext::of(None, salt.as_deref());
         let mut named = TokenBlocks::new(NonZeroUsize::new(2).unwrap(), context);
         named.extend(&tokens);
-        let blocks = named.blocks().iter().map(|b| StoredBlock {
-            block_hash: b.block_hash,
-            sequence_hash: b.sequence_hash,
-        });
         let segments = vec![
             StateSegment {
                 start: 0,
@@ -263,7 +253,6 @@ mod tests {
                 bytes: vec![8; 2],
             },
         ];
-        let blocks = blocks.collect();
         let exported = Exported {
             blocks: 2,
             tokens: tokens.clone(),
@@ -272,7 +261,7 @@ mod tests {
         };
         KvBlockRange {
             layout: own(),
-            blocks,
+            blocks: named.blocks().to_vec(),
             token_ids: tokens,
             state: encode(&exported),
         }

@@ -10,7 +10,7 @@ use crate::executor::{Executor, Fault};
 use crate::model::{Model, ModelFacts};
 use crate::sampling::Sampler;
 use crate::scheduler::{Row, Scheduler, SequenceId};
-use dynamo_protocols::kv::StoredBlock;
+use dynamo_protocols::kv::Block;
 use dynamo_protocols::{ErrorCode, RequestError};
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -283,7 +283,7 @@ impl<'m> Worker<'m> {
         }
     }
 
-    fn export(&mut self, blocks: &[StoredBlock]) -> Result<Exported, Fault> {
+    fn export(&mut self, blocks: &[Block]) -> Result<Exported, Fault> {
         self.executor.apply(&self.scheduler.take_ops())?;
         let hashes: Vec<u64> = blocks.iter().map(|block| block.sequence_hash).collect();
         let Some(prefix) = self.scheduler.cached_prefix(&hashes) else {

@@ -4,8 +4,7 @@
 //! and that set is closed under prefixes: a block is stored after its parent and removed before
 //! it.
 
-use dynamo_protocols::kv::{KvEvent, KvEventBatch, SequenceHash, StoredBlock};
-use dynamo_tokens::Block;
+use dynamo_protocols::kv::{Block, KvEvent, KvEventBatch, SequenceHash};
 use std::collections::HashMap;
 
 /// Holders per reusable block, and the events not yet taken.
@@ -20,7 +19,7 @@ pub(crate) struct Ledger {
 impl Ledger {
     /// A slot now holds `blocks[from..]` of a sequence, after it held `blocks[..from]`.
     pub(crate) fn store(&mut self, blocks: &[Block], from: usize) {
-        let mut new: Vec<StoredBlock> = Vec::new();
+        let mut new: Vec<Block> = Vec::new();
         let mut parent = None;
         for (index, block) in blocks.iter().enumerate().skip(from) {
             let holders = self.holders.entry(block.sequence_hash).or_default();
@@ -31,10 +30,7 @@ impl Ledger {
             if new.is_empty() {
                 parent = index.checked_sub(1).map(|p| blocks[p].sequence_hash);
             }
-            new.push(StoredBlock {
-                block_hash: block.block_hash,
-                sequence_hash: block.sequence_hash,
-            });
+            new.push(*block);
         }
         if !new.is_empty() {
             self.pending.push(KvEvent::Stored {

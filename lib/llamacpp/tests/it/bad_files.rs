@@ -1,6 +1,7 @@
 //! Files that are no model: errors that say what to do, and no crash.
 
 use crate::support::{model_path, options};
+use dynamo_gguf::GgufError;
 use dynamo_llamacpp::{GgufTokenizer, LlamacppEngine, LoadError};
 use std::fs::File;
 use std::io::{Read, Write};
@@ -24,21 +25,32 @@ fn refusal(path: &Path) -> LoadError {
     error
 }
 
+/// A refusal before llama.cpp saw the file.
+fn gguf_error(path: &Path) -> GgufError {
+    match refusal(path) {
+        LoadError::Gguf { error, .. } => error,
+        other => panic!("{other}"),
+    }
+}
+
 #[test]
 fn a_model_cut_in_half_is_named_as_such() {
     let half = std::fs::metadata(model_path()).unwrap().len() / 2;
-    let error = refusal(beginning(half, |_| {}).path());
-    assert!(matches!(error, LoadError::CutOff { .. }), "{error}");
-    let error = refusal(beginning(100_000, |_| {}).path());
-    assert!(matches!(error, LoadError::CutOff { .. }), "{error}");
+    let error = gguf_error(beginning(half, |_| {}).path());
+    assert!(
+        matches!(error, GgufError::TensorsTruncated { .. }),
+        "{error}"
+    );
+    let error = gguf_error(beginning(100_000, |_| {}).path());
+    assert!(matches!(error, GgufError::Truncated { .. }), "{error}");
 }
 
 #[test]
 fn missing_files_and_other_files_are_named() {
     let error = refusal(Path::new("no/such/model.gguf"));
     assert!(error.to_string().contains("no/such/model.gguf"), "{error}");
-    let error = refusal(beginning(5_000, |bytes| bytes[0] = b'X').path());
-    assert!(matches!(error, LoadError::NotGguf { .. }), "{error}");
+    let error = gguf_error(beginning(5_000, |bytes| bytes[0] = b'X').path());
+    assert!(matches!(error, GgufError::NotGguf { .. }), "{error}");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Greedy text against llama.cpp's own loop.
 
+use crate::prompts::{LONGEST, PROMPTS};
 use crate::support::{engine, generate, model_path, options, outputs, request, start, tokenize};
 use dynamo_llamacpp::LlamacppOptions;
 use dynamo_protocols::engine::{Engine, FinishReason};
@@ -9,109 +10,90 @@ use llama_cpp_2::llama_backend::LlamaBackend;
 use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::model::params::LlamaModelParams;
+use llama_cpp_2::sampling::LlamaSampler;
 use llama_cpp_2::token::LlamaToken;
 use std::mem::ManuallyDrop;
 use std::num::NonZeroU32;
 
-const PROMPTS: [&str; 20] = [
-    "The capital of France is",
-    "Once upon a time, in a village by the sea,",
-    "def fibonacci(n):\n    ",
-    "Water boils at",
-    "The three laws of thermodynamics state that",
-    "Dear Sir or Madam,\n\nI am writing to",
-    "1, 1, 2, 3, 5, 8,",
-    "In 1969, the first man",
-    "Die Hauptstadt von Deutschland ist",
-    "A recipe for apple pie:\n\nIngredients:\n-",
-    "The mitochondria is the",
-    "SELECT name, age FROM users WHERE",
-    "To be, or not to be, that is",
-    "El sol sale por",
-    "The quick brown fox",
-    "Photosynthesis is the process by which plants",
-    "#include <stdio.h>\n\nint main(void) {",
-    "My favourite colour is blue because",
-    "In mathematics, a prime number is a natural number greater than one that has no positive \
-     divisors other than one and itself. The first ten prime numbers are two, three, five, seven, \
-     eleven, thirteen, seventeen, nineteen, twenty-three and twenty-nine. The sum of the first \
-     ten prime numbers is one hundred and twenty-nine. It was known to the ancient Greeks that \
-     there are infinitely many of them; the proof goes like this. Suppose that there were only",
-    "The history of the steam engine begins long before James Watt. Thomas Savery, Thomas \
-     Newcomen and Denis Papin each built machines that turned heat into motion, and each of them \
-     found out how hard it was to make a cylinder round enough. The mines of Cornwall were deep \
-     and wet, coal was dear, and whoever could raise water with less of it grew rich. What Watt \
-     added was a separate condenser, and a partner who knew how to sell. From then on the",
-];
+/// Tokens that each prompt is continued by: many enough that a difference in the last bit of some
+/// logit has time to become a different text.
+const OUTPUT_TOKENS: u32 = 48;
 
-const OUTPUT_TOKENS: u32 = 16;
-
-/// llama.cpp's loop: the prompt in one batch, then one token at a time, the largest logit wins.
+/// llama.cpp's loop: the prompt in one batch, then one token at a time, each by its own greedy
+/// sampler.
 fn reference(context: &mut LlamaContext<'_>, prompt: &[u32]) -> Vec<u32> {
     context.clear_kv_cache();
-    let mut batch = LlamaBatch::new(512, 1);
+    let mut sampler = LlamaSampler::greedy();
+    let mut batch = LlamaBatch::new(LONGEST, 1);
     let mut position = 0;
-    let mut next: Vec<u32> = prompt.to_vec();
+    let mut next: Vec<LlamaToken> = prompt.iter().map(|&id| LlamaToken(id as i32)).collect();
     let mut output = Vec::new();
     while output.len() < OUTPUT_TOKENS as usize {
         batch.clear();
         for (i, &token) in next.iter().enumerate() {
             let last = i + 1 == next.len();
-            batch
-                .add(LlamaToken(token as i32), position, &[0], last)
-                .unwrap();
+            batch.add(token, position, &[0], last).unwrap();
             position += 1;
         }
         context.decode(&mut batch).unwrap();
-        let logits = context.get_logits_ith(batch.n_tokens() - 1);
-        let mut best = 0;
-        for (id, &logit) in logits.iter().enumerate() {
-            if logit > logits[best] {
-                best = id;
-            }
-        }
-        next = vec![best as u32];
-        output.push(best as u32);
+        let best = sampler.sample(context, batch.n_tokens() - 1);
+        next = vec![best];
+        output.push(best.0 as u32);
     }
     output
 }
 
-#[tokio::test]
-async fn greedy_text_equals_llama_cpps_own_loop() {
-    let defaults = LlamacppOptions {
-        threads: Some(1),
-        ..LlamacppOptions::default()
-    };
-    let engine = engine(&defaults);
-    let mut ours = Vec::new();
-    for prompt in PROMPTS {
-        let prompt = tokenize(prompt);
-        assert!(prompt.len() <= 200);
-        ours.push((
-            prompt.clone(),
-            generate(&engine, request(&prompt, OUTPUT_TOKENS)).await,
-        ));
-    }
-    drop(engine);
+/// llama.cpp's own answers, with a context made as the engine's options say.
+fn references(options: &LlamacppOptions, prompts: &[Vec<u32>]) -> Vec<Vec<u32>> {
     // The engine has initialised llama.cpp for this process; it is never taken down.
     let backend = ManuallyDrop::new(LlamaBackend {});
     let params = LlamaModelParams::default();
     let model = LlamaModel::load_from_file(&backend, model_path(), &params).unwrap();
+    let threads = options.threads.unwrap() as i32;
     let params = LlamaContextParams::default()
         .with_n_ctx(NonZeroU32::new(4_096))
-        .with_n_batch(512)
-        .with_n_ubatch(512)
-        .with_n_threads(1)
-        .with_n_threads_batch(1);
+        .with_n_batch(options.max_num_batched_tokens)
+        .with_n_ubatch(options.max_num_batched_tokens)
+        .with_n_threads(threads)
+        .with_n_threads_batch(threads);
     let mut context = model.new_context(&backend, params).unwrap();
+    let answer = |prompt: &Vec<u32>| reference(&mut context, prompt);
+    prompts.iter().map(answer).collect()
+}
+
+#[test]
+fn the_prompts_are_of_every_length_up_to_the_longest() {
+    let mut in_band = [0; LONGEST / 50];
+    for prompt in PROMPTS {
+        let length = tokenize(prompt).len();
+        assert!(length <= LONGEST, "{length} tokens: {prompt}");
+        in_band[(length - 1) / 50] += 1;
+    }
+    assert!(in_band.iter().all(|&prompts| prompts >= 3), "{in_band:?}");
+}
+
+#[tokio::test]
+async fn greedy_text_equals_llama_cpps_own_loop() {
+    let options = LlamacppOptions {
+        threads: Some(1),
+        ..LlamacppOptions::default()
+    };
+    let prompts: Vec<Vec<u32>> = PROMPTS.iter().map(|text| tokenize(text)).collect();
+    let engine = engine(&options);
+    let mut ours = Vec::new();
+    for prompt in &prompts {
+        ours.push(generate(&engine, request(prompt, OUTPUT_TOKENS)).await);
+    }
+    drop(engine);
+    let theirs = references(&options, &prompts);
     let mut different = Vec::new();
-    for (number, (prompt, ours)) in ours.iter().enumerate() {
-        let reference = reference(&mut context, prompt);
-        if *ours != reference {
-            different.push((number, ours.clone(), reference));
+    for (prompt, (ours, theirs)) in PROMPTS.iter().zip(ours.iter().zip(&theirs)) {
+        assert_eq!(theirs.len(), OUTPUT_TOKENS as usize);
+        if ours != theirs {
+            different.push((prompt, ours, theirs));
         }
     }
-    assert!(different.is_empty(), "{different:?}");
+    assert!(different.is_empty(), "{different:#?}");
 }
 
 #[tokio::test]

@@ -13,6 +13,8 @@ mod deterministic;
 #[cfg(test)]
 mod greedy;
 #[cfg(test)]
+mod prompts;
+#[cfg(test)]
 mod support;
 #[cfg(test)]
 mod tokenizer;

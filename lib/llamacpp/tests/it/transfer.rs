@@ -2,20 +2,16 @@
 
 use crate::support::{engine, generate, long_prompt, options, outputs, request, start, tokens};
 use dynamo_protocols::engine::Engine;
-use dynamo_protocols::kv::{KvEvent, StoredBlock};
+use dynamo_protocols::kv::{Block, KvEvent};
 use dynamo_tokens::{HashContext, TokenBlocks};
 use futures_util::{FutureExt, StreamExt};
 use std::num::NonZeroUsize;
 
-fn blocks(prompt: &[u32], salt: Option<&str>) -> Vec<StoredBlock> {
+fn blocks(prompt: &[u32], salt: Option<&str>) -> Vec<Block> {
     let size = NonZeroUsize::new(32).unwrap();
     let mut named = TokenBlocks::new(size, HashContext::of(None, salt));
     named.extend(prompt);
-    let blocks = named.blocks().iter().map(|b| StoredBlock {
-        block_hash: b.block_hash,
-        sequence_hash: b.sequence_hash,
-    });
-    blocks.collect()
+    named.blocks().to_vec()
 }
 
 #[tokio::test]

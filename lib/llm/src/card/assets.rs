@@ -12,11 +12,11 @@ use std::sync::Arc;
 /// A conversation as a base model may have seen it in texts. The special token is undefined, and
 /// thereby empty, for models without it.
 const PLAIN_TEMPLATE: &str = "{{ bos_token }}{% for message in messages %}\
-    {{ message.role|capitalize }}: {{ message.content }}\n{% endfor %}\
+    {{ message.role|capitalize }}: {{ message.content or '' }}\n{% endfor %}\
     {% if add_generation_prompt %}Assistant:{% endif %}";
 
 /// What is echoed of a conversation.
-const LAST_MESSAGE_TEMPLATE: &str = "{{ messages[-1].content }}";
+const LAST_MESSAGE_TEMPLATE: &str = "{{ messages[-1].content or '' }}";
 
 /// Reads the vocabulary of a GGUF file. The engine that runs such files implements it, so that
 /// text becomes the same tokens here and there.

@@ -1,7 +1,7 @@
 //! Why a model cannot be opened: each message names the file and says how to mend it.
 
-use crate::gguf::GgufError;
 use crate::template::TemplateError;
+use dynamo_gguf::GgufError;
 use dynamo_protocols::tokenizer::TokenizerError;
 use std::io;
 use std::path::{Path, PathBuf};

@@ -5,8 +5,8 @@ use super::{
     DEFAULT_KV_BLOCK_SIZE, GenerationDefaults, ModelCard, ModelError, ModelTypes, RuntimeInfo,
     TemplateSource, TokenizerSource,
 };
-use crate::gguf::{GgufError, GgufHeader};
 use crate::template::SpecialTokens;
+use dynamo_gguf::{GgufError, GgufHeader};
 use dynamo_protocols::engine::TokenId;
 use dynamo_runtime::discovery::ArtefactRef;
 use std::fs::File;

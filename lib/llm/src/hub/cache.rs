@@ -11,8 +11,8 @@
 
 use super::error::HubError;
 use super::reference::{RepoId, is_commit};
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 /// Files of a snapshot that are looked at; a repository of a model has far fewer.
@@ -20,6 +20,10 @@ const LARGEST_LISTING: usize = 10_000;
 
 /// Folders that are looked into, one within the other.
 const DEEPEST_FOLDER: usize = 4;
+
+/// Names that are tried for something that is being made: more than there are users of one cache
+/// at one moment, what killed ones left included.
+const NAME_TRIES: usize = 100;
 
 /// Longest file under `refs`; a commit has 40 bytes.
 const LONGEST_REF: usize = 64;
@@ -140,7 +144,9 @@ impl RepoCache {
             return Ok(());
         }
         let path = self.root.join("refs").join(revision);
-        replace(&path, |new| fs::write(new, commit))
+        replace(&path, |new| {
+            File::create_new(new)?.write_all(commit.as_bytes())
+        })
     }
 
     fn reference(&self, revision: &str) -> Option<String> {
@@ -151,18 +157,30 @@ impl RepoCache {
 }
 
 /// Makes something under another name and moves it into its place, so that nobody sees it half
-/// made. The other name is this process's own.
-fn replace(path: &Path, make: impl FnOnce(&Path) -> io::Result<()>) -> Result<(), HubError> {
+/// made. `make` fails where something is, so that no two ever work on one name: not two threads,
+/// and not two containers that share the cache and number their processes alike.
+fn replace(path: &Path, make: impl Fn(&Path) -> io::Result<()>) -> Result<(), HubError> {
+    let failed = |error| HubError::io(path, error, 0);
     let folder = path.parent().unwrap_or(path);
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let new = folder.join(format!(".{name}.{}", std::process::id()));
-    let made = fs::create_dir_all(folder)
-        .and_then(|()| match fs::remove_file(&new) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            Ok(()) | Err(_) => make(&new),
-        })
-        .and_then(|()| fs::rename(&new, path));
-    made.map_err(|error| HubError::io(path, error, 0))
+    fs::create_dir_all(folder).map_err(failed)?;
+    let mut taken = None;
+    for number in 0..NAME_TRIES {
+        let new = folder.join(format!(".{name}.{}.{number}", std::process::id()));
+        match make(&new) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => taken = Some(error),
+            made => {
+                return made.and_then(|()| fs::rename(&new, path)).map_err(|error| {
+                    // Half made, or not even there: the error that counts is the first.
+                    drop(fs::remove_file(&new));
+                    failed(error)
+                });
+            }
+        }
+    }
+    Err(failed(
+        taken.unwrap_or_else(|| io::ErrorKind::AlreadyExists.into()),
+    ))
 }
 
 #[cfg(test)]
@@ -217,6 +235,39 @@ mod tests {
         assert_eq!(repo.find("main"), None);
         fs::create_dir_all(repo.snapshot("main")).unwrap();
         assert_eq!(repo.find("main"), Some(("main".to_owned(), None)));
+    }
+
+    #[test]
+    fn many_that_make_the_same_link_and_ref_do_not_disturb_each_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let repo = repo(folder.path());
+        repo.prepare().unwrap();
+        fs::write(repo.blob(BLOB), "hello\n").unwrap();
+        let other = BLOB.replace('c', "d");
+        fs::write(repo.blob(&other), "hello\n").unwrap();
+        // What one that was killed left is in nobody's way.
+        fs::create_dir_all(repo.snapshot(COMMIT)).unwrap();
+        let left = format!(".config.json.{}.0", std::process::id());
+        fs::write(repo.snapshot(COMMIT).join(left), "").unwrap();
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let (repo, other) = (&repo, &other);
+                scope.spawn(move || {
+                    for round in 0..200 {
+                        let blob = if (thread + round) % 2 == 0 {
+                            BLOB
+                        } else {
+                            other
+                        };
+                        repo.link(COMMIT, "config.json", blob).unwrap();
+                        repo.set_ref("main", COMMIT).unwrap();
+                        assert!(repo.find("main").is_some());
+                    }
+                });
+            }
+        });
+        let text = fs::read_to_string(repo.snapshot(COMMIT).join("config.json"));
+        assert_eq!(text.unwrap(), "hello\n");
     }
 
     #[test]

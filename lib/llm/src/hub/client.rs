@@ -4,8 +4,10 @@
 //! token goes only to the endpoint's own origin, and the checksum is in the headers of the answer
 //! that redirects, not of the storage it leads to.
 
+use super::address::{Origin, endpoint_origin, percent_encoded, redirected};
 use super::checksum::Checksum;
 use super::error::HubError;
+use super::limits::HubLimits;
 use super::reference::{HubReference, is_commit, is_inside};
 use dynamo_config::Secret;
 use dynamo_runtime::Tasks;
@@ -22,17 +24,17 @@ use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioTimer;
 use serde::Deserialize;
-use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 /// How long a connection may take: longer than any round trip, shorter than patience.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long the server may send nothing.
-const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bytes of a file that have to come within the time that a server may stand still: one that
+/// sends a byte now and then stands still too. Half a kilobyte a second, a tenth of a modem.
+const SLOWEST_BYTES: u64 = 16 << 10;
 
 /// Redirects that are followed for one request. The hub needs two: one for a renamed repository,
 /// one to the storage.
@@ -57,14 +59,7 @@ pub(super) struct Client {
     endpoint: String,
     origin: Origin,
     authorization: Option<HeaderValue>,
-}
-
-/// Scheme, host and port.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Origin {
-    secure: bool,
-    host: String,
-    port: u16,
+    stall: Duration,
 }
 
 /// A revision's commit and files.
@@ -87,6 +82,10 @@ pub(super) struct FileBody {
     /// Where the first byte belongs.
     pub(super) offset: u64,
     body: Incoming,
+    stall: Duration,
+    /// Time spent in waiting, and what came in it, since bytes last came fast enough.
+    waited: Duration,
+    came: u64,
 }
 
 /// Why a request failed, as far as it matters for what to do next.
@@ -94,8 +93,10 @@ pub(super) struct FileBody {
 pub(super) enum Failure {
     /// No connection.
     Unreachable(Box<dyn std::error::Error + Send + Sync>),
-    /// The connection broke, or stood still.
+    /// The connection broke.
     Interrupted,
+    /// Nothing came, or next to nothing, for this long.
+    Stalled(Duration),
     /// The server refused.
     Status(StatusCode),
     /// The answer makes no sense.
@@ -134,6 +135,7 @@ impl Client {
         endpoint: &str,
         token: Option<Secret>,
         tasks: &Tasks,
+        limits: &HubLimits,
     ) -> Result<Self, HubError> {
         let endpoint = endpoint.trim_end_matches('/').to_owned();
         let origin = endpoint_origin(&endpoint)?;
@@ -157,6 +159,7 @@ impl Client {
             endpoint,
             origin,
             authorization,
+            stall: limits.stall,
         })
     }
 
@@ -178,12 +181,13 @@ impl Client {
         );
         let response = self.follow(&Method::GET, &url, None, |_| false).await?;
         let body = Limited::new(accepted(response)?.into_body(), LARGEST_LISTING);
-        let body = match timeout(STALL_TIMEOUT, body.collect()).await {
+        let body = match timeout(self.stall, body.collect()).await {
             Ok(Ok(body)) => body.to_bytes(),
             Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
                 return Err(Failure::Response("the list of files is too long"));
             }
-            Ok(Err(_)) | Err(_) => return Err(Failure::Interrupted),
+            Ok(Err(_)) => return Err(Failure::Interrupted),
+            Err(_) => return Err(Failure::Stalled(self.stall)),
         };
         let info: RevisionInfo = serde_json::from_slice(&body)
             .map_err(|_| Failure::Response("the list of files is not one"))?;
@@ -246,6 +250,9 @@ impl Client {
         Ok(FileBody {
             offset,
             body: response.into_body(),
+            stall: self.stall,
+            waited: Duration::ZERO,
+            came: 0,
         })
     }
 
@@ -276,7 +283,7 @@ impl Client {
             }
             let location = text(response.headers(), LOCATION.as_str())
                 .ok_or(Failure::Response("it redirects to nowhere"))?;
-            url = redirected(&url, location)?;
+            url = redirected(&url, location).map_err(Failure::Response)?;
         }
         Err(Failure::Response("it redirects too often"))
     }
@@ -304,10 +311,11 @@ impl Client {
         {
             headers.insert(AUTHORIZATION, authorization.clone());
         }
-        match timeout(STALL_TIMEOUT, self.http.request(request)).await {
+        match timeout(self.stall, self.http.request(request)).await {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) if error.is_connect() => Err(Failure::Unreachable(Box::new(error))),
-            Ok(Err(_)) | Err(_) => Err(Failure::Interrupted),
+            Ok(Err(_)) => Err(Failure::Interrupted),
+            Err(_) => Err(Failure::Stalled(self.stall)),
         }
     }
 }
@@ -327,15 +335,24 @@ impl FileBody {
     /// The next bytes; nothing at the end.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
         loop {
-            let frame = match timeout(STALL_TIMEOUT, self.body.frame()).await {
+            let begun = Instant::now();
+            let left = self.stall.saturating_sub(self.waited);
+            let frame = match timeout(left, self.body.frame()).await {
                 Ok(Some(Ok(frame))) => frame,
                 Ok(None) => return Ok(None),
-                Ok(Some(Err(_))) | Err(_) => return Err(Failure::Interrupted),
+                Ok(Some(Err(_))) => return Err(Failure::Interrupted),
+                Err(_) => return Err(Failure::Stalled(self.stall)),
             };
+            self.waited += begun.elapsed();
             // Trailers are no content.
-            if let Ok(bytes) = frame.into_data() {
-                return Ok(Some(bytes));
+            let Ok(bytes) = frame.into_data() else {
+                continue;
+            };
+            self.came += bytes.len() as u64;
+            if self.came >= SLOWEST_BYTES {
+                (self.waited, self.came) = (Duration::ZERO, 0);
             }
+            return Ok(Some(bytes));
         }
     }
 }
@@ -346,7 +363,7 @@ impl Failure {
     /// Whether the same request may succeed a moment later.
     pub(super) fn may_pass(&self) -> bool {
         match self {
-            Self::Unreachable(_) | Self::Interrupted => true,
+            Self::Unreachable(_) | Self::Interrupted | Self::Stalled(_) => true,
             Self::Status(status) => {
                 status.is_server_error()
                     || *status == StatusCode::TOO_MANY_REQUESTS
@@ -373,6 +390,10 @@ impl Failure {
         match self {
             Self::Unreachable(source) => unreachable(repo, endpoint, source),
             Self::Interrupted => unreachable(repo, endpoint, "the connection broke".into()),
+            Self::Stalled(waited) => {
+                let silent = format!("no answer came within {waited:?}");
+                unreachable(repo, endpoint, silent.into())
+            }
             Self::Status(StatusCode::NOT_FOUND) => HubError::NotFound {
                 endpoint,
                 repo,
@@ -398,36 +419,6 @@ impl Failure {
             Self::Other(error) => error,
         }
     }
-}
-
-// === impl Origin ===
-
-impl Origin {
-    fn of(url: &Uri) -> Option<Self> {
-        let secure = match url.scheme_str()? {
-            "https" => true,
-            "http" => false,
-            _ => return None,
-        };
-        Some(Self {
-            secure,
-            host: url.host()?.to_ascii_lowercase(),
-            port: url.port_u16().unwrap_or(if secure { 443 } else { 80 }),
-        })
-    }
-}
-
-fn endpoint_origin(endpoint: &str) -> Result<Origin, HubError> {
-    let refuse = |reason| HubError::Endpoint { reason };
-    let url: Uri = endpoint
-        .parse()
-        .map_err(|_| refuse("it is not an address"))?;
-    // Its value is not repeated here: it may have a password in it.
-    let authority = url.authority().map_or("", |authority| authority.as_str());
-    if authority.contains('@') || url.query().is_some() {
-        return Err(refuse("it has a user name or a query in it"));
-    }
-    Origin::of(&url).ok_or_else(|| refuse("it does not begin with https:// or http://"))
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the secret ends here")]
@@ -474,37 +465,6 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
 }
 
-/// Where a redirect leads. Never from a secure address to one that is not.
-fn redirected(from: &Uri, location: &str) -> Result<Uri, Failure> {
-    let scheme = from.scheme_str().unwrap_or("https");
-    let authority = from.authority().map_or("", |authority| authority.as_str());
-    let absolute = if location.starts_with("//") {
-        format!("{scheme}:{location}")
-    } else if location.starts_with('/') {
-        format!("{scheme}://{authority}{location}")
-    } else if location.contains("://") {
-        location.to_owned()
-    } else {
-        let folder = from
-            .path()
-            .rsplit_once('/')
-            .map_or("", |(folder, _)| folder);
-        format!("{scheme}://{authority}{folder}/{location}")
-    };
-    let to: Uri = absolute
-        .parse()
-        .map_err(|_| Failure::Response("it redirects to something that is no address"))?;
-    match (Origin::of(from), Origin::of(&to)) {
-        (Some(from), Some(to)) if from.secure && !to.secure => Err(Failure::Response(
-            "it redirects to an address that is not secure",
-        )),
-        (_, None) => Err(Failure::Response(
-            "it redirects to something that is no address",
-        )),
-        _ => Ok(to),
-    }
-}
-
 /// Reads the first number of `bytes 5-9/10`.
 fn range_start(value: &str) -> Option<u64> {
     value
@@ -513,77 +473,4 @@ fn range_start(value: &str) -> Option<u64> {
         .0
         .parse()
         .ok()
-}
-
-/// The text as part of a path; slashes stay where they separate folders.
-fn percent_encoded(text: &str, keep_slashes: bool) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) || (byte == b'/' && keep_slashes)
-        {
-            encoded.push(char::from(byte));
-        } else {
-            // Writing to a string cannot fail.
-            let _ = write!(encoded, "%{byte:02X}");
-        }
-    }
-    encoded
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn redirects_are_resolved_and_never_lose_security() {
-        let from: Uri = "https://hub.test/a/b?c=d".parse().unwrap();
-        let cases = [
-            ("/x/y", "https://hub.test/x/y"),
-            ("x", "https://hub.test/a/x"),
-            ("//cdn.test/x", "https://cdn.test/x"),
-            ("https://cdn.test/x?s=1", "https://cdn.test/x?s=1"),
-        ];
-        for (location, expected) in cases {
-            assert_eq!(redirected(&from, location).unwrap(), expected, "{location}");
-        }
-        for location in ["http://hub.test/x", "ftp://hub.test/x", "https://"] {
-            assert!(redirected(&from, location).is_err(), "{location}");
-        }
-    }
-
-    #[test]
-    fn an_origin_has_its_default_port_and_no_case() {
-        let origin = |url: &str| Origin::of(&url.parse().unwrap());
-        assert_eq!(
-            origin("https://Hub.test/a"),
-            origin("https://hub.test:443/b")
-        );
-        assert_ne!(origin("https://hub.test"), origin("http://hub.test"));
-        assert_ne!(origin("https://hub.test"), origin("https://hub.test:8443"));
-        assert_ne!(
-            origin("https://hub.test"),
-            origin("https://hub.test.evil.test")
-        );
-    }
-
-    #[test]
-    fn endpoints_that_cannot_be_used_are_refused_without_repeating_them() {
-        for endpoint in [
-            "",
-            "hub.test",
-            "ftp://hub.test",
-            "https://me:pass@hub.test",
-            "https://h/?k=pass",
-        ] {
-            let error = endpoint_origin(endpoint).unwrap_err();
-            assert!(!error.to_string().contains("pass"), "{error}");
-        }
-        assert!(endpoint_origin("http://127.0.0.1:80/mirror").is_ok());
-    }
-
-    #[test]
-    fn names_are_encoded_for_a_path() {
-        assert_eq!(percent_encoded("refs/pr/1", false), "refs%2Fpr%2F1");
-        assert_eq!(percent_encoded("a b/ü.gguf", true), "a%20b/%C3%BC.gguf");
-    }
 }

@@ -10,9 +10,9 @@ use super::checksum::Hasher;
 use super::client::{Failure, FileFacts};
 use super::error::HubError;
 use super::reference::HubReference;
+use hyper::StatusCode;
 use std::fs::TryLockError;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 use tokio::fs::{self, File, OpenOptions};
 use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt, SeekFrom};
 
@@ -25,24 +25,6 @@ const REPORT_EVERY: u64 = 1 << 20;
 /// Bytes that make a broken attempt count as progress. Attempts begin to count anew after it, so
 /// that their number is bounded by the size of the file.
 const WORTHWHILE: u64 = 8 << 20;
-
-/// Longest pause between two attempts.
-const LONGEST_PAUSE: Duration = Duration::from_secs(8);
-
-/// How often, and with what pauses, to try again.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Limits {
-    /// Attempts without progress; five spread over about eight seconds outlast a short failure
-    /// and do not make a person wait for a long one.
-    pub(super) attempts: u32,
-    /// Pause before the second attempt; it doubles from there.
-    pub(super) first_pause: Duration,
-    /// Pause between two looks at another process's lock.
-    pub(super) lock_pause: Duration,
-    /// Looks at a lock, without seeing the other's file grow, before giving up. With the pause
-    /// ten minutes: the other may be hashing a very large file.
-    pub(super) lock_looks: u32,
-}
 
 /// A file to have.
 #[derive(Debug, Clone, Copy)]
@@ -64,27 +46,6 @@ struct Partial<'a> {
     hasher: Hasher,
     length: u64,
     facts: &'a FileFacts,
-}
-
-// === impl Limits ===
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            attempts: 5,
-            first_pause: Duration::from_millis(500),
-            lock_pause: Duration::from_millis(200),
-            lock_looks: 3_000,
-        }
-    }
-}
-
-impl Limits {
-    /// The pause after so many failed attempts.
-    fn pause(&self, failed: u32) -> Duration {
-        let doubled = 2_u32.saturating_pow(failed.saturating_sub(1));
-        self.first_pause.saturating_mul(doubled).min(LONGEST_PAUSE)
-    }
 }
 
 // === impl Hub ===
@@ -170,14 +131,7 @@ impl Hub {
             failed += 1;
             if !failure.may_pass() || failed >= self.limits.attempts {
                 partial.flush().await?;
-                return Err(match failure {
-                    Failure::Interrupted => HubError::Truncated {
-                        file: job.file.to_owned(),
-                        received: partial.length,
-                        size,
-                    },
-                    other => self.file_error(job, other),
-                });
+                return Err(self.cut_off(job, failure, partial.length, size));
             }
             tokio::time::sleep(self.limits.pause(failed)).await;
         }
@@ -252,9 +206,33 @@ impl Hub {
         }
     }
 
+    /// The error for a download that ended in the middle.
+    fn cut_off(&self, job: &Job<'_>, failure: Failure, received: u64, size: u64) -> HubError {
+        let file = job.file.to_owned();
+        match failure {
+            Failure::Interrupted => HubError::Truncated {
+                file,
+                received,
+                size,
+            },
+            Failure::Stalled(waited) => HubError::Stalled {
+                file,
+                waited,
+                received,
+                size,
+            },
+            other => self.file_error(job, other),
+        }
+    }
+
     fn file_error(&self, job: &Job<'_>, failure: Failure) -> HubError {
         let endpoint = self.client.endpoint().to_owned();
         match failure {
+            Failure::Status(StatusCode::NOT_FOUND) => HubError::Response {
+                endpoint,
+                about: job.file.to_owned(),
+                reason: "its list of files has it, and it is not there",
+            },
             Failure::Response(reason) => HubError::Response {
                 endpoint,
                 about: job.file.to_owned(),
@@ -305,8 +283,9 @@ impl<'a> Partial<'a> {
     }
 
     async fn push(&mut self, bytes: &[u8]) -> Result<(), HubError> {
-        let written = self.file.write_all(bytes).await;
-        written.map_err(|error| self.failed(error))?;
+        if let Err(error) = self.file.write_all(bytes).await {
+            return Err(self.failed(error).await);
+        }
         self.hasher.update(bytes);
         self.length += bytes.len() as u64;
         Ok(())
@@ -319,7 +298,9 @@ impl<'a> Partial<'a> {
             Ok(()) => self.file.seek(SeekFrom::Start(0)).await.map(drop),
             Err(error) => Err(error),
         };
-        emptied.map_err(|error| self.failed(error))?;
+        if let Err(error) = emptied {
+            return Err(self.failed(error).await);
+        }
         self.hasher = self.facts.checksum.hasher(self.facts.size);
         self.length = 0;
         Ok(())
@@ -327,8 +308,10 @@ impl<'a> Partial<'a> {
 
     /// Waits for the writes that are under way, and hears of it if one of them failed.
     async fn flush(&mut self) -> Result<(), HubError> {
-        let flushed = self.file.flush().await;
-        flushed.map_err(|error| self.failed(error))
+        match self.file.flush().await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.failed(error).await),
+        }
     }
 
     fn digest(&self) -> String {
@@ -339,8 +322,9 @@ impl<'a> Partial<'a> {
     async fn finish(self, job: &Job<'_>, actual: &str) -> Result<(), HubError> {
         let expected = self.facts.checksum.as_str();
         if actual != expected {
-            let removed = fs::remove_file(&self.path).await;
-            removed.map_err(|error| self.failed(error))?;
+            if let Err(error) = fs::remove_file(&self.path).await {
+                return Err(self.failed(error).await);
+            }
             return Err(HubError::Checksum {
                 file: job.file.to_owned(),
                 expected: expected.to_owned(),
@@ -352,11 +336,17 @@ impl<'a> Partial<'a> {
             Ok(()) => fs::rename(&self.path, job.repo.blob(expected)).await,
             Err(error) => Err(error),
         };
-        moved.map_err(|error| self.failed(error))
+        match moved {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.failed(error).await),
+        }
     }
 
-    fn failed(&self, error: std::io::Error) -> HubError {
-        HubError::io(&self.path, error, self.facts.size - self.length)
+    /// Writes fail late: what is still missing is told by what is in the file by then.
+    async fn failed(&self, error: std::io::Error) -> HubError {
+        let metadata = self.file.metadata().await;
+        let there = metadata.map_or(0, |metadata| metadata.len());
+        HubError::io(&self.path, error, self.facts.size.saturating_sub(there))
     }
 }
 

@@ -4,6 +4,7 @@ use super::reference::RepoId;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Names that an error lists; of more it gives the number.
 const LISTED: usize = 20;
@@ -164,6 +165,22 @@ pub enum HubError {
         /// Bytes of the whole.
         size: u64,
     },
+    /// The server sent nothing more, also when asked again.
+    #[error(
+        "the server sent next to nothing for {waited:?} after {received} of {size} bytes of \
+         `{file}`: see to the network and start again to go on from there, or set HF_ENDPOINT to \
+         a mirror"
+    )]
+    Stalled {
+        /// The file.
+        file: String,
+        /// How long it was waited for more.
+        waited: Duration,
+        /// Bytes that are here.
+        received: u64,
+        /// Bytes of the whole.
+        size: u64,
+    },
     /// The content is not what the hub announced.
     #[error("`{file}` arrived with checksum {actual} instead of {expected} and was thrown away")]
     Checksum {
@@ -180,6 +197,18 @@ pub enum HubError {
          another disk; the download goes on from where it is", path.display()
     )]
     DiskFull {
+        /// The file.
+        path: PathBuf,
+        /// Bytes that are still to come.
+        missing: u64,
+    },
+    /// A file of this size may not be written here.
+    #[error(
+        "{} may not become as large as it has to, {missing} bytes are missing: raise the limit of \
+         this process (ulimit -f), or set HF_HOME to a file system that takes larger files; the \
+         download goes on from where it is", path.display()
+    )]
+    FileTooLarge {
         /// The file.
         path: PathBuf,
         /// Bytes that are still to come.
@@ -215,6 +244,7 @@ impl HubError {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                 Self::DiskFull { path, missing }
             }
+            io::ErrorKind::FileTooLarge => Self::FileTooLarge { path, missing },
             _ => Self::Io { path, source },
         }
     }

@@ -5,11 +5,11 @@ use super::{
     sampling::check_token, unsupported,
 };
 use crate::model::ServedModel;
-use crate::template::{ChatTemplate, RenderInput, TemplateError};
+use crate::template::{self, ChatTemplate, RenderInput, TemplateError};
 use dynamo_protocols::engine::TokenId;
 use dynamo_protocols::error::{ErrorCode, RequestError};
 use dynamo_protocols::openai::ChatRequest;
-use dynamo_protocols::openai::chat::{ChatFields, Message};
+use dynamo_protocols::openai::chat::ChatFields;
 use dynamo_protocols::tokenizer::Tokenizer;
 use dynamo_runtime::environment::Environment;
 use serde_json::{Map, Value};
@@ -21,7 +21,7 @@ enum Source {
     /// The client sent them.
     Tokens(Vec<TokenId>),
     /// The messages' text as it is.
-    Raw(Vec<Message>),
+    Raw(Value),
     /// The messages through the template.
     Template(Rendering),
 }
@@ -29,7 +29,7 @@ enum Source {
 /// What the template is rendered with.
 struct Rendering {
     template: Arc<ChatTemplate>,
-    messages: Vec<Message>,
+    messages: Value,
     add_generation_prompt: bool,
     continue_final_message: bool,
     kwargs: Map<String, Value>,
@@ -72,9 +72,10 @@ pub(super) async fn prepare(
     common.logprobs = logprobs;
     let source = match tokens {
         Some(tokens) => Source::Tokens(tokens),
-        None if raw => Source::Raw(messages),
+        None if raw => Source::Raw(messages::wire_form(messages)?),
         None => {
             let now = environment.clock.unix_time();
+            let messages = messages::wire_form(messages)?;
             Source::Template(rendering(messages, &mut chat, &model, now)?)
         }
     };
@@ -106,7 +107,7 @@ impl Source {
                 Ok(ids)
             }
             Self::Raw(messages) => {
-                super::completion::encode(&*tokenizer, &messages::raw_text(messages)?, true)
+                super::completion::encode(&*tokenizer, &template::raw_text(&messages), true)
             }
             Self::Template(rendering) => {
                 super::completion::encode(&*tokenizer, &rendering.render()?, false)
@@ -125,10 +126,9 @@ impl Source {
 
 impl Rendering {
     fn render(self) -> Result<String, RequestError> {
-        let messages = messages::to_template(self.messages)?;
         self.template
             .render(&RenderInput {
-                messages: &messages,
+                messages: &self.messages,
                 tools: None,
                 add_generation_prompt: self.add_generation_prompt,
                 continue_final_message: self.continue_final_message,
@@ -153,7 +153,7 @@ fn template_error(error: &TemplateError) -> RequestError {
 }
 
 fn rendering(
-    messages: Vec<Message>,
+    messages: Value,
     chat: &mut ChatFields,
     model: &ServedModel,
     now: Duration,

@@ -1,19 +1,15 @@
-//! Chat messages as templates want them.
+//! Chat messages, checked, in the form in which they came.
 //!
-//! Templates are written for what `transformers` passes: content as one string, arguments of tool
-//! calls as an object. `developer` is a newer word for `system` that only newer templates know;
-//! those that know it treat both alike, so the older word serves all.
+//! What a model's template wants instead (one text for a list of parts, another word for a role,
+//! arguments as an object) is the template's own business: see `template`.
 
 use super::unsupported;
 use dynamo_protocols::error::RequestError;
 use dynamo_protocols::openai::chat::{Content, ContentPart, Message, PartKind, Role, ToolCall};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
-/// What stands between the text parts of one message.
-const PART_SEPARATOR: &str = "\n";
-
-/// Checks the messages and turns them into the template's form.
-pub(super) fn to_template(messages: Vec<Message>) -> Result<Value, RequestError> {
+/// Checks the messages and writes them as on the wire.
+pub(super) fn wire_form(messages: Vec<Message>) -> Result<Value, RequestError> {
     if messages.is_empty() {
         return Err(RequestError::invalid(
             "messages",
@@ -24,167 +20,138 @@ pub(super) fn to_template(messages: Vec<Message>) -> Result<Value, RequestError>
         .into_iter()
         .enumerate()
         .map(|(i, message)| message_value(i, message))
-        .collect::<Result<Vec<_>, _>>()
+        .collect::<Result<_, _>>()
         .map(Value::Array)
 }
 
-/// The messages' text alone, for prompts without a template.
-pub(super) fn raw_text(messages: Vec<Message>) -> Result<String, RequestError> {
-    let mut texts = Vec::with_capacity(messages.len());
-    for (i, message) in messages.into_iter().enumerate() {
-        texts.extend(content_text(i, message.content)?);
-    }
-    Ok(texts.join(PART_SEPARATOR))
-}
-
 /// Bytes of text in the messages, roughly: what rendering and tokenising them will cost.
-pub(super) fn text_bytes(messages: &[Message]) -> usize {
-    messages
-        .iter()
-        .map(|message| {
-            let content = match &message.content {
-                Some(Content::Text(text)) => text.len(),
-                Some(Content::Parts(parts)) => parts
-                    .iter()
-                    .map(|part| part.text.as_ref().map_or(0, String::len))
-                    .sum(),
-                None => 0,
-            };
-            let calls = message.tool_calls.iter().flatten();
-            content
-                + message.reasoning_content.as_ref().map_or(0, String::len)
-                + calls
-                    .map(|call| call.function.arguments.len())
-                    .sum::<usize>()
-        })
-        .sum()
+pub(super) fn text_bytes(messages: &Value) -> usize {
+    match messages {
+        Value::String(text) => text.len(),
+        Value::Array(values) => values.iter().map(text_bytes).sum(),
+        Value::Object(fields) => fields.values().map(text_bytes).sum(),
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+    }
 }
 
 fn message_value(i: usize, message: Message) -> Result<Value, RequestError> {
-    let role = match message.role {
-        Role::Developer => Role::System,
-        role => role,
-    };
-    let has_calls = message
-        .tool_calls
-        .as_ref()
-        .is_some_and(|calls| !calls.is_empty());
-    let content = content_text(i, message.content)?.or(message.refusal);
-    if content.is_none() && !(role == Role::Assistant && has_calls) {
-        let param = format!("messages[{i}].content");
-        let message = format!("`{param}` is required");
-        return Err(RequestError::invalid(param, message));
+    let Message {
+        role,
+        content,
+        name,
+        reasoning_content,
+        tool_calls,
+        tool_call_id,
+        refusal,
+        // Informative, and what was refused when the body was read.
+        annotations: _,
+        audio: _,
+        function_call: _,
+    } = message;
+    let has_calls = tool_calls.as_ref().is_some_and(|calls| !calls.is_empty());
+    let may_be_silent = role == Role::Assistant && has_calls;
+    if content.is_none() && refusal.is_none() && !may_be_silent {
+        return Err(required(format!("messages[{i}].content")));
     }
     let mut value = Map::new();
     value.insert("role".to_owned(), role.as_str().into());
-    value.insert(
-        "content".to_owned(),
-        content.map_or(Value::Null, Value::String),
-    );
+    value.insert("content".to_owned(), content_value(i, content)?);
     let optional = [
-        ("name", message.name),
-        ("reasoning_content", message.reasoning_content),
-        ("tool_call_id", message.tool_call_id),
+        ("name", name),
+        ("reasoning_content", reasoning_content),
+        ("tool_call_id", tool_call_id),
+        ("refusal", refusal),
     ];
     for (key, text) in optional {
         if let Some(text) = text {
             value.insert(key.to_owned(), text.into());
         }
     }
-    if let Some(calls) = message.tool_calls.filter(|calls| !calls.is_empty()) {
+    if let Some(calls) = tool_calls {
         let calls = calls.into_iter().map(call_value).collect();
         value.insert("tool_calls".to_owned(), Value::Array(calls));
     }
     Ok(Value::Object(value))
 }
 
-fn content_text(i: usize, content: Option<Content>) -> Result<Option<String>, RequestError> {
+fn content_value(i: usize, content: Option<Content>) -> Result<Value, RequestError> {
     match content {
-        None => Ok(None),
-        Some(Content::Text(text)) => Ok(Some(text)),
-        Some(Content::Parts(parts)) => {
-            let texts: Vec<String> = parts
-                .into_iter()
-                .enumerate()
-                .map(|(j, part)| part_text(&format!("messages[{i}].content[{j}]"), part))
-                .collect::<Result<_, _>>()?;
-            Ok(Some(texts.join(PART_SEPARATOR)))
-        }
+        None => Ok(Value::Null),
+        Some(Content::Text(text)) => Ok(Value::String(text)),
+        Some(Content::Parts(parts)) => parts
+            .into_iter()
+            .enumerate()
+            .map(|(j, part)| part_value(&format!("messages[{i}].content[{j}]"), part))
+            .collect::<Result<_, _>>()
+            .map(Value::Array),
     }
 }
 
-fn part_text(path: &str, part: ContentPart) -> Result<String, RequestError> {
-    let (field, text) = match part.kind {
-        PartKind::Text => ("text", part.text),
-        PartKind::Refusal => ("refusal", part.refusal),
-        kind => {
+fn part_value(path: &str, part: ContentPart) -> Result<Value, RequestError> {
+    // The kind is also the name of the field that holds the text.
+    let kind = part.kind.as_str();
+    let text = match part.kind {
+        PartKind::Text => part.text,
+        PartKind::Refusal => part.refusal,
+        PartKind::ImageUrl
+        | PartKind::InputAudio
+        | PartKind::AudioUrl
+        | PartKind::VideoUrl
+        | PartKind::File => {
             return Err(unsupported(
                 &format!("{path}.type"),
-                &format!("takes text only, got `{}`", kind.as_str()),
+                &format!("takes text only, got `{kind}`"),
             ));
         }
     };
-    text.ok_or_else(|| {
-        let param = format!("{path}.{field}");
-        let message = format!("`{param}` is required");
-        RequestError::invalid(param, message)
-    })
+    let text = text.ok_or_else(|| required(format!("{path}.{kind}")))?;
+    Ok(json!({"type": kind, kind: text}))
 }
 
 fn call_value(call: ToolCall) -> Value {
-    // Templates write arguments out as JSON: a text that is an object already is taken as one.
-    let arguments = match serde_json::from_str(&call.function.arguments) {
-        Ok(Value::Object(object)) => Value::Object(object),
-        _ => Value::String(call.function.arguments),
-    };
-    let mut function = Map::new();
-    function.insert("name".to_owned(), call.function.name.into());
-    function.insert("arguments".to_owned(), arguments);
-    let mut value = Map::new();
-    value.insert("id".to_owned(), call.id.into());
-    value.insert("type".to_owned(), "function".into());
-    value.insert("function".to_owned(), Value::Object(function));
-    Value::Object(value)
+    let ToolCall {
+        id,
+        kind: _,
+        function,
+        index: _,
+    } = call;
+    let function = json!({"name": function.name, "arguments": function.arguments});
+    json!({"id": id, "type": "function", "function": function})
+}
+
+fn required(param: String) -> RequestError {
+    let message = format!("`{param}` is required");
+    RequestError::invalid(param, message)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use dynamo_protocols::error::ErrorCode;
-    use serde_json::json;
 
     fn messages(value: Value) -> Vec<Message> {
         serde_json::from_value(value).unwrap()
     }
 
     #[test]
-    fn developer_becomes_system_and_parts_become_text() {
-        let value = to_template(messages(json!([
+    fn what_is_valid_passes_unchanged() {
+        let conversation = json!([
             {"role": "developer", "content": "a"},
             {"role": "user", "content": [
-                {"type": "text", "text": "b"}, {"type": "text", "text": "c"}]},
-        ])))
-        .unwrap();
+                {"type": "text", "text": "b"}, {"type": "text", "text": "c"}], "name": "n"},
+            {"role": "assistant", "content": null, "reasoning_content": "r", "tool_calls": [
+                {"id": "1", "type": "function",
+                    "function": {"name": "f", "arguments": "{\"x\":  1}"}}]},
+            {"role": "tool", "content": "2", "tool_call_id": "1"},
+            {"role": "assistant", "content": null, "refusal": "no"},
+            {"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]},
+            {"role": "user", "content": ""},
+        ]);
         assert_eq!(
-            value,
-            json!([{"role": "system", "content": "a"}, {"role": "user", "content": "b\nc"}])
+            wire_form(messages(conversation.clone())).unwrap(),
+            conversation
         );
-    }
-
-    #[test]
-    fn calls_of_tools_carry_their_arguments_as_an_object() {
-        let value = to_template(messages(json!([
-            {"role": "assistant", "tool_calls": [
-                {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{\"x\":1}"}}]},
-            {"role": "tool", "tool_call_id": "1", "content": "2"},
-        ])))
-        .unwrap();
-        assert_eq!(
-            value[0]["tool_calls"][0]["function"]["arguments"],
-            json!({"x": 1})
-        );
-        assert_eq!(value[0]["content"], Value::Null);
-        assert_eq!(value[1]["tool_call_id"], "1");
+        assert!(text_bytes(&conversation) > 20);
     }
 
     #[test]
@@ -193,6 +160,11 @@ mod tests {
             (json!([]), ErrorCode::InvalidRequest, "messages"),
             (
                 json!([{"role": "user"}]),
+                ErrorCode::InvalidRequest,
+                "messages[0].content",
+            ),
+            (
+                json!([{"role": "assistant", "tool_calls": []}]),
                 ErrorCode::InvalidRequest,
                 "messages[0].content",
             ),
@@ -208,7 +180,7 @@ mod tests {
             ),
         ];
         for (value, code, param) in rows {
-            let error = to_template(messages(value)).unwrap_err();
+            let error = wire_form(messages(value)).unwrap_err();
             assert_eq!((error.code, error.param.as_deref()), (code, Some(param)));
         }
     }

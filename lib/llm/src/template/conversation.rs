@@ -1,24 +1,37 @@
 //! Messages in the forms that a template can take.
 //!
 //! Clients write the same conversation in several ways, and templates know some of them. What a
-//! template knows is found out once, by rendering a probe, and messages are rewritten to that.
+//! template knows is found out once, by rendering probes, and messages are rewritten to that.
+//! Nowhere else are messages rewritten.
 
 use super::{TemplateError, json};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 /// A text that no template writes by itself.
 const PROBE: &str = "probe-2f1c";
+
+/// Another one: some templates take the first part of a list only.
+const SECOND_PROBE: &str = "probe-77e0";
+
+/// Between the texts of a message's parts, and between messages where there is no template.
+const SEPARATOR: &str = "\n";
+
+/// Who may say something in parts.
+pub(super) const ROLES: [&str; 5] = [USER, "system", "developer", "assistant", "tool"];
+
+/// Whose parts a template knows if it knows any.
+pub(super) const USER: &str = "user";
 
 /// What `transformers` appends to the message that stays open.
 const OPEN_MARK: &str = "CONTINUE_FINAL_MESSAGE_TAG ";
 
 /// What a template can take.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Traits {
     /// The role `developer`; otherwise it is written `system`.
     pub(super) knows_developer: bool,
-    /// Content as a list of parts; otherwise the texts are joined.
-    pub(super) takes_parts: bool,
+    /// The roles whose content may be a list of parts; the others' texts are joined.
+    pub(super) parts_of: Vec<&'static str>,
     /// A tool call's arguments as they may come.
     pub(super) arguments: Arguments,
 }
@@ -35,14 +48,38 @@ pub(super) enum Arguments {
     Text,
 }
 
-/// A conversation whose content is a list of parts.
-pub(super) fn parts_probe() -> Value {
-    json!([{"role": "user", "content": [{"type": "text", "text": PROBE}]}])
+/// Whether a template speaks of the role `developer`. Rendering does not tell: one that writes any
+/// role's name passes on a word that its model has never seen.
+pub(super) fn knows_developer(source: &str) -> bool {
+    source.contains("'developer'") || source.contains("\"developer\"")
 }
 
-/// Whether the template wrote the part's text and not the list.
+/// A conversation in which the role says something in two parts.
+pub(super) fn parts_probe(role: &str) -> Value {
+    let parts = [PROBE, SECOND_PROBE].map(|text| json!({"type": "text", "text": text}));
+    let user = json!({"role": "user", "content": "u"});
+    match role {
+        USER => json!([{"role": role, "content": parts}]),
+        "assistant" => json!([user, {"role": role, "content": parts}]),
+        "tool" => {
+            let function = json!({"name": "f", "arguments": {}});
+            json!([
+                user,
+                {"role": "assistant", "content": "", "tool_calls":
+                    [{"id": "call00000", "type": "function", "function": function}]},
+                {"role": role, "tool_call_id": "call00000", "name": "f", "content": parts},
+            ])
+        }
+        _ => json!([{"role": role, "content": parts}, user]),
+    }
+}
+
+/// Whether the template wrote the parts' texts, all of them, and not the list.
 pub(super) fn took_parts(rendered: &str) -> bool {
-    rendered.contains(PROBE) && !rendered.contains("'text'") && !rendered.contains("\"text\"")
+    let texts = [PROBE, SECOND_PROBE];
+    let lists = ["'text'", "\"text\""];
+    texts.iter().all(|text| rendered.contains(text))
+        && !lists.iter().any(|list| rendered.contains(list))
 }
 
 /// A conversation with a tool call, its arguments in the given form. Some templates take a call
@@ -74,7 +111,7 @@ pub(super) fn wanted_arguments(of_object: Option<&str>, of_text: Option<&str>) -
 }
 
 /// The messages as the template knows them.
-pub(super) fn adapted(messages: &Value, traits: Traits) -> Value {
+pub(super) fn adapted(messages: &Value, traits: &Traits) -> Value {
     let mut messages = messages.clone();
     for message in messages.as_array_mut().into_iter().flatten() {
         adapt(message, traits);
@@ -82,17 +119,37 @@ pub(super) fn adapted(messages: &Value, traits: Traits) -> Value {
     messages
 }
 
-fn adapt(message: &mut Value, traits: Traits) {
+/// What is said in the messages, for models without a template.
+pub(super) fn raw_text(messages: &Value) -> String {
+    // What takes nothing but text.
+    let messages = adapted(messages, &Traits::default());
+    let texts: Vec<&str> = messages
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|message| message.get("content")?.as_str())
+        .collect();
+    texts.join(SEPARATOR)
+}
+
+fn adapt(message: &mut Value, traits: &Traits) {
     let Some(message) = message.as_object_mut() else {
         return;
     };
     if !traits.knows_developer && message.get("role").is_some_and(|role| role == "developer") {
         message.insert("role".to_owned(), "system".into());
     }
-    if !traits.takes_parts
+    refusal_to_text(message);
+    let role = message.get("role").and_then(Value::as_str);
+    if !role.is_some_and(|role| traits.parts_of.contains(&role))
         && let Some(text) = message.get("content").and_then(joined_text)
     {
         message.insert("content".to_owned(), text.into());
+    }
+    // No calls are written in several ways; templates ask whether the field is there.
+    let none = |calls: &Value| calls.is_null() || calls.as_array().is_some_and(Vec::is_empty);
+    if message.get("tool_calls").is_some_and(none) {
+        message.shift_remove("tool_calls");
     }
     let calls = message.get_mut("tool_calls").and_then(Value::as_array_mut);
     for call in calls.into_iter().flatten() {
@@ -127,6 +184,24 @@ fn adapt_arguments(arguments: &mut Value, wanted: Arguments) {
     }
 }
 
+/// A refusal is what the assistant said; no template knows another place for it than text.
+fn refusal_to_text(message: &mut Map<String, Value>) {
+    if let Some(parts) = message.get_mut("content").and_then(Value::as_array_mut) {
+        for part in parts {
+            if let Some(refusal) = part.get("refusal").filter(|text| text.is_string()) {
+                *part = json!({"type": "text", "text": refusal});
+            }
+        }
+        return;
+    }
+    if message.get("content").is_none_or(Value::is_null)
+        && let Some(refusal) = message.get("refusal").filter(|text| text.is_string())
+    {
+        let refusal = refusal.clone();
+        message.insert("content".to_owned(), refusal);
+    }
+}
+
 /// The texts of a list of text parts, one a line; `None` for anything else.
 fn joined_text(content: &Value) -> Option<String> {
     let parts: Option<Vec<&str>> = content
@@ -134,7 +209,7 @@ fn joined_text(content: &Value) -> Option<String> {
         .iter()
         .map(|part| part.as_str().or_else(|| part.get("text")?.as_str()))
         .collect();
-    Some(parts?.join("\n"))
+    Some(parts?.join(SEPARATOR))
 }
 
 /// Writes empty text in place of content that is `null` or absent. Whether there was any.

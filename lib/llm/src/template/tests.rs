@@ -237,8 +237,13 @@ fn developer_is_system_where_the_template_does_not_know_it() {
     let messages = json!([{"role": "developer", "content": "d"}]);
     let plain = "{% for m in messages %}{{ m.role }}:{{ m.content }}{% endfor %}";
     assert_eq!(render(plain, &messages).unwrap(), "system:d");
-    let knowing = format!("{{# developer #}}{plain}");
+    let knowing = format!("{{% if 'developer' in [] %}}{{% endif %}}{plain}");
     assert_eq!(render(&knowing, &messages).unwrap(), "developer:d");
+    let mentioning = format!("Made by a developer.{plain}");
+    assert_eq!(
+        render(&mentioning, &messages).unwrap(),
+        "Made by a developer.system:d"
+    );
 }
 
 #[test]
@@ -252,6 +257,68 @@ fn text_parts_are_joined_for_templates_that_want_text() {
     let iterates = "{% for m in messages %}{% if m.content is string %}{{ m.content }}{% else %}\
         {% for p in m.content %}<{{ p.text }}>{% endfor %}{% endif %}{% endfor %}";
     assert_eq!(render(iterates, &parts).unwrap(), "<one><two>");
+}
+
+#[test]
+fn parts_are_joined_for_the_roles_whose_parts_a_template_does_not_write_whole() {
+    let template = "{% for m in messages %}{{ m.role }}:\
+        {% if m.content is string %}{{ m.content }}\
+        {% elif m.role == 'system' %}{{ m.content[0].text }}\
+        {% else %}{% for p in m.content %}<{{ p.text }}>{% endfor %}{% endif %};{% endfor %}";
+    let parts = json!([{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]);
+    for (role, expected) in [
+        ("user", "user:<one><two>;"),
+        ("assistant", "assistant:<one><two>;"),
+        ("tool", "tool:<one><two>;"),
+        ("system", "system:one\ntwo;"),
+        ("developer", "system:one\ntwo;"),
+        ("narrator", "narrator:one\ntwo;"),
+    ] {
+        let messages = json!([{"role": role, "content": parts}]);
+        assert_eq!(render(template, &messages).unwrap(), expected);
+    }
+}
+
+#[test]
+fn a_refusal_is_text_to_every_template() {
+    let joins = "{% for m in messages %}{{ '[' + m.content + ']' }}{% endfor %}";
+    let iterates = "{% for m in messages %}{% if m.content is string %}[{{ m.content }}]{% else %}\
+        {% for p in m.content %}{% if p.type == 'text' %}[{{ p.text }}]{% endif %}{% endfor %}\
+        {% endif %}{% endfor %}";
+    for content in [
+        json!({"role": "assistant", "content": null, "refusal": "no"}),
+        json!({"role": "assistant", "refusal": "no"}),
+        json!({"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]}),
+    ] {
+        for template in [joins, iterates] {
+            assert_eq!(render(template, &json!([content])).unwrap(), "[no]");
+        }
+    }
+    let both = json!([{"role": "assistant", "content": "said", "refusal": "no"}]);
+    assert_eq!(render(joins, &both).unwrap(), "[said]");
+}
+
+#[test]
+fn a_list_of_no_calls_is_no_list() {
+    let template = "{{ 'tool_calls' in messages[0] }}{{ messages[0].keys() | list }}";
+    for calls in [json!([]), Value::Null] {
+        let message = json!({"role": "assistant", "tool_calls": calls, "content": "a"});
+        assert_eq!(
+            render(template, &json!([message])).unwrap(),
+            "False['role', 'content']"
+        );
+    }
+}
+
+#[test]
+fn without_a_template_the_texts_stand_one_a_line() {
+    let messages = json!([
+        {"role": "developer", "content": "a"},
+        {"role": "user", "content": [{"type": "text", "text": "b"}, {"type": "text", "text": "c"}]},
+        {"role": "assistant", "content": null, "tool_calls": []},
+        {"role": "assistant", "refusal": "d"},
+    ]);
+    assert_eq!(raw_text(&messages), "a\nb\nc\nd");
 }
 
 #[test]

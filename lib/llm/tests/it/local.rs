@@ -1,12 +1,12 @@
 //! Models on disk: what their cards say, and what is wrong with broken ones.
 
 use crate::families::{FAMILIES, family, model_file};
+use dynamo_gguf::{GgufError, GgufHeader};
 use dynamo_llm::byte_tokenizer::ByteTokenizer;
 use dynamo_llm::card::{
     GenerationDefaults, GgufVocabulary, LocalModel, ModelAssets, ModelCard, ModelError,
     TokenizerSource,
 };
-use dynamo_llm::gguf::{GgufError, GgufHeader};
 use dynamo_protocols::tokenizer::{Tokenizer, TokenizerError};
 use serde_json::json;
 use std::fs;

@@ -6,5 +6,9 @@
 mod families;
 mod golden;
 mod hub;
+mod hub_failures;
+mod hub_processes;
+mod hub_server;
 mod local;
 mod streaming;
+mod wire;

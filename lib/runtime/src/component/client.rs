@@ -42,6 +42,12 @@ pub(super) struct ClientShared {
     selection: Mutex<Selection>,
 }
 
+/// Who is asked, and with what in place of the call's own body.
+pub(super) struct Pick {
+    pub(super) instance: Instance,
+    pub(super) body: Option<Bytes>,
+}
+
 /// Which processes a client may call, by what they announce.
 pub type InstanceFilter = Arc<dyn Fn(&ProcessRecord) -> bool + Send + Sync>;
 
@@ -81,7 +87,7 @@ pub enum ClientError {
 }
 
 /// How the instance of a call is chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Policy {
     /// By lot.
     Random,
@@ -89,7 +95,29 @@ pub enum Policy {
     RoundRobin,
     /// This one and no other.
     Direct(InstanceId),
+    /// By somebody who knows more of the instances than that they are there.
+    By(Arc<dyn Chooser>),
 }
+
+/// Chooses the instances that one call asks, one after the other.
+pub trait Chooser: Send + Sync + fmt::Debug {
+    /// Who is asked next, none of `except` if anybody else is there. An earlier choice is void:
+    /// that instance did not take the call.
+    fn choose(&self, except: &[InstanceId]) -> Option<Chosen>;
+}
+
+/// A chooser's choice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chosen {
+    /// Who is asked.
+    pub instance: InstanceId,
+    /// What is sent, if it depends on who is asked.
+    pub body: Option<Bytes>,
+}
+
+/// Choices of one try that turn out to have left: a chooser may hear of it a little later than the
+/// client, and then chooses another one.
+const MAX_CHOICES: usize = 8;
 
 impl From<RequestContext> for Call {
     fn from(context: RequestContext) -> Self {
@@ -220,18 +248,47 @@ impl fmt::Debug for ClientShared {
 
 impl ClientShared {
     /// Who is asked next; `asked` were asked already for this call.
-    pub(super) fn pick(&self, policy: Policy, asked: &[InstanceId]) -> Option<Instance> {
+    pub(super) fn pick(&self, policy: &Policy, asked: &[InstanceId]) -> Option<Pick> {
         let now = Instant::now();
+        if let Policy::By(chooser) = policy {
+            return self.pick_chosen(&**chooser, now, asked);
+        }
         let mut selection = self.selection.lock();
-        match policy {
+        let instance = match policy {
             Policy::Random => {
                 let random = &self.endpoint.runtime().environment().random;
                 selection.random(now, asked, random.next_u64())
             }
             Policy::RoundRobin => selection.round_robin(now, asked),
-            Policy::Direct(id) if asked.is_empty() => selection.direct(id),
-            Policy::Direct(_) => None,
+            Policy::Direct(id) if asked.is_empty() => selection.direct(*id),
+            Policy::Direct(_) | Policy::By(_) => None,
+        };
+        Some(Pick {
+            instance: instance?,
+            body: None,
+        })
+    }
+
+    /// Without the lock: a chooser takes its time, and locks of its own.
+    fn pick_chosen(
+        &self,
+        chooser: &dyn Chooser,
+        now: Instant,
+        asked: &[InstanceId],
+    ) -> Option<Pick> {
+        let mut except = self.selection.lock().left_out(now);
+        except.extend_from_slice(asked);
+        for _ in 0..MAX_CHOICES {
+            let Chosen { instance, body } = chooser.choose(&except)?;
+            if asked.contains(&instance) {
+                return None;
+            }
+            if let Some(instance) = self.selection.lock().direct(instance) {
+                return Some(Pick { instance, body });
+            }
+            except.push(instance);
         }
+        None
     }
 
     /// Sends the call to an instance.
@@ -271,11 +328,16 @@ impl ClientShared {
     }
 
     /// What to say when there is nobody to ask.
-    pub(super) fn nobody(&self, policy: Policy) -> ClientError {
+    pub(super) fn nobody(&self, policy: &Policy) -> ClientError {
         let endpoint = self.endpoint.id().clone();
         match policy {
-            Policy::Direct(instance) => ClientError::UnknownInstance { endpoint, instance },
-            Policy::Random | Policy::RoundRobin => ClientError::NoInstances(endpoint),
+            Policy::Direct(instance) => ClientError::UnknownInstance {
+                endpoint,
+                instance: *instance,
+            },
+            Policy::Random | Policy::RoundRobin | Policy::By(_) => {
+                ClientError::NoInstances(endpoint)
+            }
         }
     }
 

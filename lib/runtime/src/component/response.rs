@@ -3,7 +3,7 @@
 //! The request plane tells of a refusal by the stream's first item. As long as nothing else came,
 //! the stream asks the next instance by itself; the caller sees either items or one error.
 
-use super::client::{Call, ClientShared, Policy};
+use super::client::{Call, ClientShared, Pick, Policy};
 use super::selection::Instance;
 use crate::discovery::InstanceId;
 use crate::request_plane::{self, ReceivedItem};
@@ -96,10 +96,10 @@ impl Pending {
     /// asked last.
     async fn ask(mut self: Box<Self>, mut refusal: Option<RequestError>) -> Asked {
         while self.asked.len() < MAX_TRIES {
-            let Some(instance) = self.client.pick(self.policy, &self.asked) else {
+            let Some(Pick { instance, body }) = self.client.pick(&self.policy, &self.asked) else {
                 break;
             };
-            let body = self.body.clone();
+            let body = body.unwrap_or_else(|| self.body.clone());
             match self.client.send(&instance, body, &self.call).await {
                 Ok(items) => return Ok((self, instance, items)),
                 Err(error) if was_not_taken(error.code) => {
@@ -109,7 +109,7 @@ impl Pending {
                 Err(error) => return Err(error),
             }
         }
-        Err(refusal.unwrap_or_else(|| self.client.nobody(self.policy).into()))
+        Err(refusal.unwrap_or_else(|| self.client.nobody(&self.policy).into()))
     }
 
     fn note_refusal(&mut self, instance: InstanceId, error: &RequestError) {

@@ -75,6 +75,13 @@ impl Selection {
         self.direct(*ids.get(usize::try_from(index).ok()?)?)
     }
 
+    /// Those that are left out now, by id.
+    pub fn left_out(&self, now: Instant) -> Vec<InstanceId> {
+        let left_out = self.left_out_until.iter();
+        let left_out = left_out.filter(|(_, until)| **until > now);
+        left_out.map(|(id, _)| *id).collect()
+    }
+
     /// Leaves an instance out for a while.
     pub fn leave_out(&mut self, id: InstanceId, until: Instant) {
         if self.instances.contains_key(&id) {

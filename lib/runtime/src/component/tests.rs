@@ -1,9 +1,9 @@
 //! The object model over an in-process plane, where refusals and lost processes can be arranged.
 
 use super::typed::HandlerStream;
-use super::{ClientError, DistributedRuntime, Endpoint};
+use super::{Chooser, Chosen, ClientError, DistributedRuntime, Endpoint, Policy};
 use crate::discovery::mem::MemRegistry;
-use crate::discovery::{EndpointId, Metadata};
+use crate::discovery::{EndpointId, InstanceId, Metadata};
 use crate::request_plane::{
     Handlers, IncomingRequest, ItemStream, ReceiveItems, ReceivedRawItem, RequestHeader,
     RequestPlane, ResponseStream,
@@ -381,4 +381,54 @@ async fn bytes_that_are_no_request_are_refused() {
         .unwrap();
     let refused = refused.next().await.unwrap().unwrap_err();
     assert_eq!(refused.code, ErrorCode::WorkerProtocol);
+}
+
+/// Chooses from a list of its own, in order, whoever is not to be asked.
+#[derive(Debug)]
+struct InOrder(Vec<InstanceId>);
+
+impl Chooser for InOrder {
+    fn choose(&self, except: &[InstanceId]) -> Option<Chosen> {
+        let instance = *self.0.iter().find(|id| !except.contains(id))?;
+        let body = super::typed::encode(&format!("for {instance}")).ok();
+        Some(Chosen { instance, body })
+    }
+}
+
+#[tokio::test]
+async fn a_chooser_is_asked_again_when_its_choice_is_gone_or_refuses() {
+    let mut cluster = Cluster::new();
+    let (first, address) = cluster.start();
+    let (second, _) = cluster.start();
+    let one = first.serve(answer("one"), Metadata::new()).await.unwrap();
+    let two = second.serve(answer("two"), Metadata::new()).await.unwrap();
+    let (caller, _) = cluster.start();
+    let client = client_of(&caller, 2).await;
+    let gone = InstanceId::new(1).unwrap();
+    let order = vec![gone, one.instance(), two.instance()];
+    let call = async || {
+        let policy = Policy::By(Arc::new(InOrder(order.clone())));
+        let request = "unused".to_owned();
+        client
+            .call(policy, &request, RequestContext::default())
+            .await
+    };
+    let heard = |stream: super::TypedStream<String>| async move {
+        stream.map(Result::unwrap).collect::<Vec<String>>().await
+    };
+    let said = heard(call().await.unwrap()).await;
+    assert_eq!(
+        said[..2],
+        ["one".to_owned(), format!("for {}", one.instance())]
+    );
+    let handlers = cluster.cut(&address);
+    let said = heard(call().await.unwrap()).await;
+    assert_eq!(
+        said[..2],
+        ["two".to_owned(), format!("for {}", two.instance())]
+    );
+    cluster.mend(&address, handlers);
+    // It is left out for a while, whoever chooses.
+    let said = heard(call().await.unwrap()).await;
+    assert_eq!(said[0], "two");
 }

@@ -9,7 +9,8 @@
 //! microseconds per look, and cannot lose an event.
 
 use super::feed::{DiscoveryWatch, Feed};
-use super::file_folder::{Claim, Folder, FolderError, ScanCache};
+use super::file_folder::{Claim, Folder, FolderError};
+use super::file_record::ScanCache;
 use super::view::{DiscoveryEvent, Processes};
 use super::{Discovery, DiscoveryError, ProcessId, ProcessRecord};
 use crate::{Environment, Tasks};

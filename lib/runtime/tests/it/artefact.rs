@@ -7,6 +7,7 @@ use dynamo_runtime::artefact::{
     MAX_ARTEFACT_BYTES,
 };
 use dynamo_runtime::discovery::{ArtefactRef, EndpointId, InstanceId};
+use dynamo_runtime::environment::{ComputeError, ComputePool, RandomSource};
 use dynamo_runtime::request_plane::{
     Handler, IncomingRequest, Item, ItemStream, Registration, RequestHeader, RequestPlane,
     TcpPlane, TcpPlaneOptions, TrafficClass,
@@ -18,6 +19,8 @@ use parking_lot::Mutex;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
+use std::thread::available_parallelism;
+use std::time::{Duration, SystemTime};
 use tempfile::TempDir;
 
 /// More than two chunks, and not a whole number of them.
@@ -49,6 +52,54 @@ struct Dying {
 /// A worker that gives a chunk of something else and then breaks down.
 #[derive(Debug)]
 struct Poisoned;
+
+/// A worker that gives a chunk, at a moment at which the other's compute pool becomes full.
+#[derive(Debug)]
+struct Filling {
+    compute: Arc<dyn ComputePool>,
+    places: Mutex<Option<Places>>,
+}
+
+/// Places in a compute pool, without anything that runs.
+#[expect(dead_code, reason = "they are there to be held")]
+struct Places(Vec<BoxFuture<'static, Result<(), ComputeError>>>);
+
+/// Draws that leave an order as it is.
+#[derive(Debug)]
+struct InOrder;
+
+impl RandomSource for InOrder {
+    fn next_u64(&self) -> u64 {
+        0
+    }
+}
+
+impl Places {
+    /// All that are left.
+    fn take(compute: &dyn ComputePool) -> Self {
+        // More than the pool has: it has some hundreds for each thread.
+        let many = 1_000 * available_parallelism().unwrap().get();
+        Self((0..many).map(|_| compute.run(Box::new(|| ()))).collect())
+    }
+}
+
+impl std::fmt::Debug for Places {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Places")
+    }
+}
+
+impl Handler for Filling {
+    fn handle(&self, _: IncomingRequest) -> BoxFuture<'_, Result<ItemStream, RequestError>> {
+        *self.places.lock() = Some(Places::take(&*self.compute));
+        let chunk = Item {
+            positions: 1000,
+            payload: Bytes::from(content(1000)),
+        };
+        let items: ItemStream = Box::pin(stream::iter([Ok(chunk)]));
+        Box::pin(async move { Ok(items) })
+    }
+}
 
 impl Handler for Noting {
     fn handle(&self, request: IncomingRequest) -> BoxFuture<'_, Result<ItemStream, RequestError>> {
@@ -158,14 +209,30 @@ impl Process {
     }
 
     fn fetcher(&self, folder: &Path) -> ArtefactFetcher {
+        self.fetcher_in(Environment::system(), folder)
+    }
+
+    /// A fetcher that asks the sources in the order in which they are given.
+    fn fetcher_in_order(&self, folder: &Path) -> ArtefactFetcher {
+        self.fetcher_in(in_order(), folder)
+    }
+
+    fn fetcher_in(&self, environment: Environment, folder: &Path) -> ArtefactFetcher {
         let plane = Arc::new(self.plane.clone());
-        ArtefactFetcher::new(Environment::system(), plane, folder.to_owned())
+        ArtefactFetcher::new(environment, plane, folder.to_owned())
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
         self.tasks.cancel();
+    }
+}
+
+fn in_order() -> Environment {
+    Environment {
+        random: Arc::new(InOrder),
+        ..Environment::system()
     }
 }
 
@@ -235,7 +302,7 @@ async fn the_next_source_is_asked_when_one_fails() {
     let worker = Process::offering(origin.path(), &artefact, &content).await;
     let frontend = Process::start().await;
     let sources = [&stranger, &gone, &damaged, &worker].map(Process::source);
-    let fetcher = frontend.fetcher(cache.path());
+    let fetcher = frontend.fetcher_in_order(cache.path());
     let path = fetcher.fetch(&artefact, &sources).await.unwrap();
     assert_eq!(fs::read(path).unwrap(), content);
 }
@@ -250,7 +317,7 @@ async fn what_a_broken_source_gave_does_not_spoil_the_next_one() {
     let frontend = Process::start().await;
     let sources = [poisoned.source(), worker.source()];
     let path = frontend
-        .fetcher(cache.path())
+        .fetcher_in_order(cache.path())
         .fetch(&artefact, &sources)
         .await
         .unwrap();
@@ -270,7 +337,7 @@ async fn the_next_source_goes_on_where_one_that_died_stopped() {
     let frontend = Process::start().await;
     let sources = [dying.source(), worker.source()];
     let path = frontend
-        .fetcher(cache.path())
+        .fetcher_in_order(cache.path())
         .fetch(&artefact, &sources)
         .await
         .unwrap();
@@ -357,4 +424,96 @@ async fn a_worker_gives_nothing_but_what_it_offers() {
         let refused = answer.next().await.unwrap().unwrap_err();
         assert_eq!(refused.code, ErrorCode::InvalidRequest);
     }
+}
+
+#[tokio::test]
+async fn many_that_fetch_do_not_all_ask_the_same_source() {
+    let (origin, cache) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let content = content(1);
+    let artefact = reference(&content);
+    let (one, one_starts) = Process::noting(origin.path(), &artefact, &content).await;
+    let (two, two_starts) = Process::noting(origin.path(), &artefact, &content).await;
+    let frontend = Process::start().await;
+    let sources = [one.source(), two.source()];
+    // That all ask the same one: once in 2^63 runs.
+    for number in 0..64 {
+        let folder = cache.path().join(number.to_string());
+        let fetched = frontend.fetcher(&folder).fetch(&artefact, &sources).await;
+        assert_eq!(fs::read(fetched.unwrap()).unwrap(), content);
+    }
+    let asked = (one_starts.lock().len(), two_starts.lock().len());
+    assert!(asked.0 > 0 && asked.1 > 0, "{asked:?}");
+    assert_eq!(asked.0 + asked.1, 64);
+}
+
+#[tokio::test]
+async fn a_full_compute_pool_is_told_from_a_folder_that_cannot_be_written() {
+    let (origin, cache) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let content = content(LARGE_BYTES);
+    let artefact = reference(&content);
+    let (worker, starts) = Process::noting(origin.path(), &artefact, &content).await;
+    let frontend = Process::start().await;
+    let environment = in_order();
+    let compute = Arc::clone(&environment.compute);
+
+    let places = Places::take(&*compute);
+    let fetcher = frontend.fetcher_in(environment.clone(), cache.path());
+    let refused = fetcher.fetch(&artefact, &[worker.source()]).await;
+    assert!(
+        matches!(refused, Err(ArtefactError::Busy { .. })),
+        "{refused:?}"
+    );
+    drop(places);
+
+    // In the middle of a download: it is nobody's fault who could be asked instead.
+    let filling = Process::serving(Filling {
+        compute,
+        places: Mutex::default(),
+    })
+    .await;
+    let sources = [filling.source(), worker.source()];
+    let refused = fetcher.fetch(&artefact, &sources).await;
+    assert!(
+        matches!(refused, Err(ArtefactError::Busy { .. })),
+        "{refused:?}"
+    );
+    assert!(starts.lock().is_empty());
+    drop(filling);
+
+    let file = cache.path().join("a file and no folder");
+    fs::write(&file, b"").unwrap();
+    let fetcher = frontend.fetcher(&file);
+    let refused = fetcher.fetch(&artefact, &[worker.source()]).await;
+    assert!(
+        matches!(refused, Err(ArtefactError::Cache { .. })),
+        "{refused:?}"
+    );
+    assert!(starts.lock().is_empty());
+}
+
+#[tokio::test]
+async fn what_killed_processes_left_is_gone_after_the_next_download() {
+    let (origin, cache) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let content = content(LARGE_BYTES);
+    let artefact = reference(&content);
+    let worker = Process::offering(origin.path(), &artefact, &content).await;
+    let frontend = Process::start().await;
+    let old = format!(".{}.aaaaaaaa.part", artefact.blake3);
+    let fresh = format!(".{}.bbbbbbbb.part", artefact.blake3);
+    let foreign = "notes.part".to_owned();
+    for (name, age) in [(&old, 86_400), (&fresh, 0), (&foreign, 86_400)] {
+        let file = fs::File::create(cache.path().join(name)).unwrap();
+        let then = SystemTime::now() - Duration::from_secs(age);
+        file.set_modified(then).unwrap();
+    }
+    let fetcher = frontend.fetcher(cache.path());
+    fetcher.fetch(&artefact, &[worker.source()]).await.unwrap();
+    let entries = fs::read_dir(cache.path()).unwrap();
+    let mut names: Vec<String> = entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort_unstable();
+    let mut expected = [fresh, artefact.blake3, foreign];
+    expected.sort_unstable();
+    assert_eq!(names, expected);
 }

@@ -2,8 +2,16 @@
 //!
 //! Invariant: nothing is allocated or skipped that would reach past the end of the file.
 
-use super::{GgufArray, GgufError, GgufValue, MAX_KEPT_ELEMENTS, MAX_STRING_BYTES};
+use crate::error::GgufError;
+use crate::value::{GgufArray, GgufValue};
 use std::io::{BufReader, Read, Seek};
+
+/// Names of keys and tensors; the format's own limit for keys.
+pub(crate) const MAX_NAME_BYTES: u64 = (1 << 16) - 1;
+/// Strings; chat templates reach some tens of kilobytes.
+pub(crate) const MAX_STRING_BYTES: u64 = 16 << 20;
+/// Elements of arrays that are kept in memory; longer ones stay in the file.
+const MAX_KEPT_ELEMENTS: u64 = 256;
 
 /// Arrays in arrays; the format allows any depth, no model uses two.
 const MAX_ARRAY_DEPTH: u32 = 4;
@@ -12,7 +20,7 @@ const STRING: u32 = 8;
 const ARRAY: u32 = 9;
 
 /// A source with a known length.
-pub(super) struct Reader<R> {
+pub(crate) struct Reader<R> {
     inner: BufReader<R>,
     at: u64,
     len: u64,
@@ -20,17 +28,17 @@ pub(super) struct Reader<R> {
 
 impl<R: Read + Seek> Reader<R> {
     /// A reader at the beginning of a source of `len` bytes.
-    pub(super) fn new(inner: BufReader<R>, len: u64) -> Self {
+    pub(crate) fn new(inner: BufReader<R>, len: u64) -> Self {
         Self::starting_at(inner, 0, len)
     }
 
     /// A reader of a source that already stands at `at`.
-    pub(super) fn starting_at(inner: BufReader<R>, at: u64, len: u64) -> Self {
+    pub(crate) fn starting_at(inner: BufReader<R>, at: u64, len: u64) -> Self {
         Self { inner, at, len }
     }
 
     /// Where the next byte is read.
-    pub(super) fn position(&self) -> u64 {
+    pub(crate) fn position(&self) -> u64 {
         self.at
     }
 
@@ -53,7 +61,7 @@ impl<R: Read + Seek> Reader<R> {
     }
 
     /// The next `N` bytes.
-    pub(super) fn array<const N: usize>(
+    pub(crate) fn array<const N: usize>(
         &mut self,
         what: &'static str,
     ) -> Result<[u8; N], GgufError> {
@@ -64,17 +72,17 @@ impl<R: Read + Seek> Reader<R> {
     }
 
     /// The next 32-bit number.
-    pub(super) fn u32(&mut self, what: &'static str) -> Result<u32, GgufError> {
+    pub(crate) fn u32(&mut self, what: &'static str) -> Result<u32, GgufError> {
         Ok(u32::from_le_bytes(self.array(what)?))
     }
 
     /// The next 64-bit number.
-    pub(super) fn u64(&mut self, what: &'static str) -> Result<u64, GgufError> {
+    pub(crate) fn u64(&mut self, what: &'static str) -> Result<u64, GgufError> {
         Ok(u64::from_le_bytes(self.array(what)?))
     }
 
     /// The next 64-bit number, which counts things.
-    pub(super) fn count(&mut self, what: &'static str, limit: u64) -> Result<u64, GgufError> {
+    pub(crate) fn count(&mut self, what: &'static str, limit: u64) -> Result<u64, GgufError> {
         let count = self.u64(what)?;
         if count > limit {
             return Err(GgufError::Limit { what, count, limit });
@@ -83,7 +91,7 @@ impl<R: Read + Seek> Reader<R> {
     }
 
     /// The next string.
-    pub(super) fn string(&mut self, what: &'static str, limit: u64) -> Result<String, GgufError> {
+    pub(crate) fn string(&mut self, what: &'static str, limit: u64) -> Result<String, GgufError> {
         let len = self.u64(what)?;
         // The end of the file first: a length beyond it is damage by truncation most of the time.
         self.claim(len, what)?;
@@ -102,13 +110,13 @@ impl<R: Read + Seek> Reader<R> {
     }
 
     /// Passes over a string.
-    pub(super) fn skip_string(&mut self) -> Result<(), GgufError> {
+    pub(crate) fn skip_string(&mut self) -> Result<(), GgufError> {
         let len = self.u64("a string")?;
         self.skip(len, "a string")
     }
 
     /// The next value with its type before it.
-    pub(super) fn value(&mut self) -> Result<GgufValue, GgufError> {
+    pub(crate) fn value(&mut self) -> Result<GgufValue, GgufError> {
         let kind = self.u32("a value's type")?;
         if kind == ARRAY {
             Ok(GgufValue::Array(self.elements(0)?))

@@ -4,7 +4,8 @@
 //! The entries are copied byte by byte, so that an engine reads the same vocabulary from it. Only
 //! `split.*` is left out: it would send the reader to look for the other parts of the weights.
 
-use super::{GgufError, GgufHeader};
+use crate::error::GgufError;
+use crate::header::GgufHeader;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 
 /// Keys that speak of the tensors' files.

@@ -1,15 +1,15 @@
 //! Where the tensors end, so that a file whose weights were cut off is noticed before an engine
 //! maps it.
 
-use super::{GgufError, MAX_KEY_BYTES};
-use crate::gguf::reader::Reader;
+use crate::error::GgufError;
+use crate::reader::{MAX_NAME_BYTES, Reader};
 use std::io::{Read, Seek};
 
 /// Dimensions of a tensor; the format's own limit.
 const MAX_DIMENSIONS: u32 = 4;
 
 /// Reads the tensor table, which the reader stands at. Returns the end of the last tensor.
-pub(super) fn tensors_end<R: Read + Seek>(
+pub(crate) fn tensors_end<R: Read + Seek>(
     reader: &mut Reader<R>,
     count: u64,
     alignment: u64,
@@ -19,7 +19,7 @@ pub(super) fn tensors_end<R: Read + Seek>(
     };
     let mut end: u64 = 0;
     for _ in 0..count {
-        reader.string("a tensor's name", MAX_KEY_BYTES)?;
+        reader.string("a tensor's name", MAX_NAME_BYTES)?;
         let dimensions = reader.u32("a tensor's dimensions")?;
         if dimensions > MAX_DIMENSIONS {
             return Err(GgufError::Malformed {

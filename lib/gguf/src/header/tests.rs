@@ -180,6 +180,60 @@ fn claims_beyond_the_file_allocate_nothing() {
     assert!(matches!(read(&bytes), Err(GgufError::Truncated { .. })));
 }
 
+/// A header of one entry, an array whose element type and length are claimed.
+fn array_of(kind: u32, len: u64, elements: &[u8]) -> Vec<u8> {
+    let mut bytes = b"GGUF\x03\0\0\0".to_vec();
+    bytes.extend(0u64.to_le_bytes());
+    bytes.extend(1u64.to_le_bytes());
+    let mut value = kind.to_le_bytes().to_vec();
+    value.extend(len.to_le_bytes());
+    value.extend(elements);
+    entry(&mut bytes, "a", 9, &value);
+    bytes
+}
+
+#[test]
+fn arrays_that_claim_more_than_the_file_holds_are_cut_off() {
+    for kind in 0..=12 {
+        for len in [2, 1 << 32, u64::MAX] {
+            let outcome = read(&array_of(kind, len, &[0]));
+            assert!(
+                matches!(outcome, Err(GgufError::Truncated { .. })),
+                "{kind} {len}: {outcome:?}"
+            );
+        }
+    }
+    assert!(matches!(
+        read(&array_of(13, 1, &[0])),
+        Err(GgufError::Malformed { .. })
+    ));
+}
+
+#[test]
+fn arrays_in_arrays_are_followed_a_few_levels_only() {
+    let nested = |depth: usize| {
+        let level = [9u32.to_le_bytes().to_vec(), 1u64.to_le_bytes().to_vec()].concat();
+        let innermost = [0u32.to_le_bytes().to_vec(), 0u64.to_le_bytes().to_vec()].concat();
+        let elements = [level.repeat(depth - 1), innermost].concat();
+        read(&array_of(9, 1, &elements))
+    };
+    assert!(nested(4).is_ok());
+    for depth in [5, 1_000, 100_000] {
+        assert!(matches!(nested(depth), Err(GgufError::Malformed { .. })));
+    }
+}
+
+#[test]
+fn an_alignment_that_is_none_is_refused() {
+    for alignment in [0u32, 3, 33] {
+        let mut bytes = b"GGUF\x03\0\0\0".to_vec();
+        bytes.extend(0u64.to_le_bytes());
+        bytes.extend(1u64.to_le_bytes());
+        entry(&mut bytes, "general.alignment", 4, &alignment.to_le_bytes());
+        assert!(matches!(read(&bytes), Err(GgufError::Malformed { .. })));
+    }
+}
+
 #[test]
 fn the_vocabulary_file_holds_all_metadata_and_no_tensors() {
     let bytes = sample(3);

@@ -1,153 +1,37 @@
-//! The header of a GGUF file: metadata, and where the tensors lie.
-//!
-//! The file is outside input. Every length in it is checked against what is left of the file and
-//! against a named limit before anything is allocated or skipped, so that a file that was cut off,
-//! or made up, gives a typed error in little time and memory. Large arrays (the vocabulary) are
-//! not kept: their place in the file is, and single strings are read from there.
-//!
-//! It does not read weights. Versions 2 and 3, little-endian.
+//! The header, read and checked.
 
-mod extent;
-mod reader;
-mod vocabulary;
-
-use reader::Reader;
+use crate::error::GgufError;
+use crate::extent;
+use crate::reader::{MAX_NAME_BYTES, MAX_STRING_BYTES, Reader};
+use crate::value::{GgufArray, GgufValue};
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 
 /// Metadata entries; models have a few dozen.
 const MAX_ENTRIES: u64 = 1 << 16;
 /// Tensors; the largest models have some ten thousand.
 const MAX_TENSORS: u64 = 1 << 20;
-/// Keys; the format's own limit.
-const MAX_KEY_BYTES: u64 = (1 << 16) - 1;
-/// Strings; chat templates reach some tens of kilobytes.
-const MAX_STRING_BYTES: u64 = 16 << 20;
-/// Elements of arrays that are kept in memory; longer ones stay in the file.
-const MAX_KEPT_ELEMENTS: u64 = 256;
 /// Alignment of tensor data where the file names none.
 const DEFAULT_ALIGNMENT: u32 = 32;
 
-/// What is wrong with a GGUF file.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum GgufError {
-    /// The file cannot be read.
-    #[error("cannot read the GGUF file")]
-    Io(#[from] io::Error),
-    /// The file does not begin with `GGUF`.
-    #[error("not a GGUF file: it begins with {magic:02x?} instead of `GGUF`")]
-    NotGguf {
-        /// Its first bytes.
-        magic: [u8; 4],
-    },
-    /// A version that this reader does not know.
-    #[error("GGUF version {version} is not supported, only 2 and 3; convert the model again")]
-    Version {
-        /// The file's version.
-        version: u32,
-    },
-    /// The file was written for machines of the other byte order.
-    #[error("the GGUF file is big-endian; convert the model again for little-endian machines")]
-    BigEndian,
-    /// The file ends before its header does.
-    #[error("the GGUF file ends at byte {len} inside {what}; it was cut off, fetch it again")]
-    Truncated {
-        /// What should have been there.
-        what: &'static str,
-        /// The file's length.
-        len: u64,
-    },
-    /// The file ends before its tensors do.
-    #[error(
-        "the GGUF file has {len} bytes and its tensors end at {end}; it was cut off, fetch it again"
-    )]
-    TensorsTruncated {
-        /// Where the last tensor ends.
-        end: u64,
-        /// The file's length.
-        len: u64,
-    },
-    /// A number in the file is larger than any real model's.
-    #[error("the GGUF file claims {count} {what}, more than the limit of {limit}; it is damaged")]
-    Limit {
-        /// What there is too much of.
-        what: &'static str,
-        /// The claimed number.
-        count: u64,
-        /// The bound.
-        limit: u64,
-    },
-    /// The header does not follow the format.
-    #[error("the GGUF file is damaged: {what}")]
-    Malformed {
-        /// Which rule it breaks.
-        what: &'static str,
-    },
-    /// The metadata lacks a key that is needed.
-    #[error("the GGUF file has no metadata key `{key}`")]
-    MissingKey {
-        /// The key.
-        key: String,
-    },
-    /// A key has a value of another type than it should.
-    #[error("the GGUF metadata key `{key}` is not {expected}")]
-    WrongType {
-        /// The key.
-        key: String,
-        /// What it should be.
-        expected: &'static str,
-    },
-}
-
-/// A metadata value.
-#[derive(Debug, Clone, PartialEq)]
-pub enum GgufValue {
-    /// An integer without sign, of any width.
-    Unsigned(u64),
-    /// An integer with sign, of any width.
-    Signed(i64),
-    /// A float, of any width.
-    Float(f64),
-    /// A truth value.
-    Bool(bool),
-    /// A string; bytes that are not UTF-8 replaced.
-    String(String),
-    /// An array.
-    Array(GgufArray),
-}
-
-/// An array in the metadata.
-#[derive(Debug, Clone, PartialEq)]
-pub struct GgufArray {
-    /// Number of elements.
-    pub len: u64,
-    /// The elements, if there are few enough to keep; otherwise they stay in the file.
-    pub elements: Option<Vec<GgufValue>>,
-    /// Where the elements begin in the file.
-    offset: u64,
-    /// Whether they are strings.
-    strings: bool,
-}
-
 /// A metadata entry and its place in the file.
 #[derive(Debug, Clone)]
-struct Entry {
-    key: String,
-    value: GgufValue,
-    start: u64,
-    end: u64,
+pub(crate) struct Entry {
+    pub(crate) key: String,
+    pub(crate) value: GgufValue,
+    pub(crate) start: u64,
+    pub(crate) end: u64,
 }
 
 /// The header of a GGUF file.
 #[derive(Debug, Clone)]
 pub struct GgufHeader {
-    version: u32,
-    entries: Vec<Entry>,
+    pub(crate) version: u32,
+    pub(crate) entries: Vec<Entry>,
     tensor_count: u64,
     tensors_end: u64,
-    file_len: u64,
+    pub(crate) file_len: u64,
 }
 
 impl GgufHeader {
@@ -178,7 +62,7 @@ impl GgufHeader {
         let mut entries: Vec<Entry> = Vec::new();
         for _ in 0..entry_count {
             let start = reader.position();
-            let key = reader.string("a metadata key", MAX_KEY_BYTES)?;
+            let key = reader.string("a metadata key", MAX_NAME_BYTES)?;
             let value = reader.value()?;
             entries.push(Entry {
                 key,
@@ -305,7 +189,7 @@ impl GgufHeader {
         Ok(())
     }
 
-    fn alignment(&self) -> Result<u64, GgufError> {
+    pub(crate) fn alignment(&self) -> Result<u64, GgufError> {
         let alignment = self.u32("general.alignment")?.unwrap_or(DEFAULT_ALIGNMENT);
         if !alignment.is_power_of_two() {
             return Err(GgufError::Malformed {
