@@ -52,9 +52,6 @@ pub struct Block {
     pub sequence_hash: SequenceHash,
 }
 
-/// A block as events name it.
-pub type StoredBlock = Block;
-
 /// Export and import of KV state by whole blocks.
 ///
 /// Invariant: state enters an engine only if its layout is the engine's own and its hashes name

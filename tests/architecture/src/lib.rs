@@ -7,7 +7,7 @@ pub const LAYERS: &[&[&str]] = &[
     // Vocabulary: no I/O, no logging.
     &["dynamo-tokens", "dynamo-protocols", "dynamo-config"],
     // Mechanism and pure domain.
-    &["dynamo-runtime", "dynamo-gguf"],
+    &["dynamo-runtime", "dynamo-gguf", "dynamo-kv-router"],
     // The model's side: pipeline and engines.
     &["dynamo-llm", "dynamo-llamacpp", "dynamo-mocker"],
     // Services.
