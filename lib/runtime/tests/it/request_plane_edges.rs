@@ -168,11 +168,6 @@ async fn a_peer_that_never_stops_sending_still_gets_its_answers() {
     frame::put_request(&mut first, 1, &wire, b"body");
     let (heard, mut said) = mpsc::channel(64);
     let (callers, incoming) = mpsc::channel(1);
-    let caller = Chatterbox {
-        first: first.freeze(),
-        heard,
-    };
-    callers.send(caller).await.ok().unwrap();
     let environment = Environment {
         network: Arc::new(OneCaller(Arc::new(tokio::sync::Mutex::new(incoming)))),
         ..Environment::system()
@@ -184,6 +179,12 @@ async fn a_peer_that_never_stops_sending_still_gets_its_answers() {
         .unwrap();
     let handlers = plane.handlers();
     let _registration = handlers.register(endpoint(), Arc::new(OneItem)).unwrap();
+    // Only now may the caller arrive: a request before the registration is refused.
+    let caller = Chatterbox {
+        first: first.freeze(),
+        heard,
+    };
+    callers.send(caller).await.ok().unwrap();
     let mut bytes = BytesMut::new();
     let mut kinds = Vec::new();
     while kinds.last() != Some(&"end") {
