@@ -11,6 +11,7 @@ use dynamo_frontend::batch::BatchOptions;
 use dynamo_frontend::console::ConsoleOptions;
 use dynamo_llm::config::{EchoEngineOptions, ModelOptions};
 use dynamo_llm::hub::HubOptions;
+use dynamo_mocker::{MockFleetOptions, MockerOptions};
 use dynamo_runtime::config::RuntimeOptions;
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -38,6 +39,8 @@ pub(crate) enum CommandKind {
     Run(Forms),
     /// The HTTP server for whatever workers announce.
     Frontend,
+    /// Simulated workers.
+    Mocker,
     /// Fetch a model and print where it is.
     ModelFetch(String),
     /// Print a model's card.
@@ -61,6 +64,7 @@ pub(crate) enum UsageError {
 pub(crate) const REFERENCE: &[(&str, &str)] = &[
     ("run", "dynamo run, dynamo serve"),
     ("frontend", "dynamo frontend"),
+    ("mocker", "dynamo mocker"),
     ("model", "dynamo model"),
 ];
 
@@ -79,12 +83,24 @@ Examples:
   dynamo run in=http out=auto                    a frontend for whatever workers announce
   dynamo run in=batch:prompts.jsonl out=llamacpp model.gguf";
 
+const MOCKER_HELP: &str = "\
+Examples:
+  dynamo mocker                                  one worker, bytes as tokens, no files needed
+  dynamo mocker --model-path FOLDER --model-name NAME --num-workers 16 --speedup-ratio 10
+                                                 a fleet with a real model's tokenizer";
+
 /// The options of a command.
 pub(crate) fn schema(command: &str) -> Schema {
     let schema = match command {
         "frontend" => Schema::new()
             .with::<FrontendOptions>()
             .with::<ModelOptions>()
+            .with::<RuntimeOptions>(),
+        "mocker" => Schema::new()
+            .with::<ModelOptions>()
+            .with::<MockFleetOptions>()
+            .with::<MockerOptions>()
+            .with::<HubOptions>()
             .with::<RuntimeOptions>(),
         "model" => Schema::new().with::<HubOptions>().with::<RuntimeOptions>(),
         _ => with_engines(
@@ -134,6 +150,9 @@ pub(crate) fn parse(surroundings: &Surroundings) -> Result<Parsed, UsageError> {
         Some(("frontend", matches)) => resolve("frontend", matches, surroundings, |_| {
             Ok(CommandKind::Frontend)
         }),
+        Some(("mocker", matches)) => {
+            resolve("mocker", matches, surroundings, |_| Ok(CommandKind::Mocker))
+        }
         Some((_, matches)) => resolve("run", matches, surroundings, |options| {
             let words = matches.get_many::<String>("forms").into_iter().flatten();
             let namespace = &options.get::<RuntimeOptions>().namespace;
@@ -198,6 +217,12 @@ pub(crate) fn root() -> Command {
             "frontend",
             Command::new("frontend")
                 .about("Serve the OpenAI API for whatever models workers announce"),
+        ))
+        .subcommand(with_options(
+            "mocker",
+            Command::new("mocker")
+                .about("Serve simulated workers: real scheduling and KV events, invented tokens")
+                .after_help(MOCKER_HELP),
         ))
         .subcommand(model_command())
         .subcommand(

@@ -145,7 +145,11 @@ pub(crate) async fn show(process: &Process, model: &str) -> anyhow::Result<ExitS
     Ok(ExitStatus::Success)
 }
 
-async fn open(process: &Process, model: &str, wanted: Wanted) -> anyhow::Result<LocalModel> {
+pub(crate) async fn open(
+    process: &Process,
+    model: &str,
+    wanted: Wanted,
+) -> anyhow::Result<LocalModel> {
     let options: &ModelOptions = process.options.get();
     let path = resolve(process, model, wanted).await?;
     let name = options.model_name.clone();

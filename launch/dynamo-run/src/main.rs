@@ -12,6 +12,7 @@ mod engine;
 mod forms;
 mod loader;
 mod memory;
+mod mocker;
 mod output;
 mod process;
 mod reference;

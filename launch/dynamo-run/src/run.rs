@@ -39,7 +39,7 @@ pub(crate) fn is_quiet(command: &CommandKind) -> bool {
             forms.input,
             Some(Input::Http | Input::Endpoint(_) | Input::None)
         ),
-        CommandKind::Frontend => false,
+        CommandKind::Frontend | CommandKind::Mocker => false,
         CommandKind::ModelFetch(_) | CommandKind::ModelShow(_) => true,
     }
 }

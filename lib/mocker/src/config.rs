@@ -60,6 +60,22 @@ options! {
     }
 }
 
+options! {
+    /// How many simulated workers a process runs, and where they serve.
+    pub struct MockFleetOptions("mock_fleet") {
+        /// The endpoint that the workers serve. What is missing of it is `--namespace`, `backend`
+        /// and `generate`.
+        endpoint: String = "dyn://".to_owned(), env = "DYN_MOCKER_ENDPOINT";
+        /// Workers to run in this process, each with an address and a discovery record of its own.
+        num_workers: u32 = 1, env = "DYN_MOCKER_NUM_WORKERS", min = 1, max = MAX_WORKERS;
+        /// Time between the starts of two workers.
+        stagger_delay: Duration = Duration::ZERO, env = "DYN_MOCKER_STAGGER_DELAY", max = Duration::from_secs(3_600);
+    }
+}
+
+/// Workers of one process: what discovery in a folder and the file descriptors of a process take.
+pub const MAX_WORKERS: u32 = 4_000;
+
 /// What the engine should know of the model that it pretends to be.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct MockModel {
@@ -177,7 +193,9 @@ mod tests {
 
     #[test]
     fn the_declarations_are_sound() {
-        let schema = dynamo_config::Schema::new().with::<MockerOptions>();
+        let schema = dynamo_config::Schema::new()
+            .with::<MockerOptions>()
+            .with::<MockFleetOptions>();
         assert!(schema.check().is_empty(), "{:?}", schema.check());
     }
 

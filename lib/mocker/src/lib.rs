@@ -19,6 +19,8 @@ mod error;
 pub mod scheduler;
 pub mod timing;
 
-pub use config::{MockModel, MockerOptions, PreemptionMode, Settings};
+pub use config::{
+    MAX_WORKERS, MockFleetOptions, MockModel, MockerOptions, PreemptionMode, Settings,
+};
 pub use engine::MockEngine;
 pub use error::MockerError;

@@ -12,6 +12,8 @@ mod drain;
 #[cfg(test)]
 mod http;
 #[cfg(test)]
+mod mocker;
+#[cfg(test)]
 mod models;
 #[cfg(test)]
 mod process;
