@@ -1,15 +1,20 @@
 #!/usr/bin/env bash
-# Runs the tests that drive a server with the official clients: once with the real model in the
-# same process, once with a frontend and a worker. Uses target/release/dynamo and .models.
+# Runs the tests that are written in Python. The events of engines: publishers made of pyzmq and
+# msgspec. Then those that drive a server with the official clients: once with the real model in
+# the same process, once with a frontend and a worker. Uses target/release/dynamo and .models.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 python=.tools/pytest/bin/python
-if ! "$python" -c 'import openai, pytest' 2>/dev/null; then
+if ! "$python" -c 'import msgspec, openai, pytest, zmq' 2>/dev/null; then
     python3 -m venv .tools/pytest
     "$python" -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
 fi
 [ -x target/release/dynamo ] || cargo build --release --package dynamo-run
+
+echo "-- KV events of vLLM and SGLang over ZMQ"
+cargo build --release --package dynamo-engine-events --example print_events
+"$python" -m pytest -q tests/engine_events
 
 work=$(mktemp -d)
 pids=()

@@ -9,9 +9,11 @@ use dynamo_config::{ConfigError, Resolved, Schema, Sources};
 use dynamo_frontend::FrontendOptions;
 use dynamo_frontend::batch::BatchOptions;
 use dynamo_frontend::console::ConsoleOptions;
-use dynamo_llm::config::{EchoEngineOptions, ModelOptions};
+use dynamo_kv_router::config::RouterOptions;
+use dynamo_llm::config::{EchoEngineOptions, ModelOptions, PreprocessOptions};
 use dynamo_llm::hub::HubOptions;
 use dynamo_mocker::{MockFleetOptions, MockerOptions};
+use dynamo_routing::news::NewsOptions;
 use dynamo_runtime::config::RuntimeOptions;
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -94,12 +96,15 @@ pub(crate) fn schema(command: &str) -> Schema {
     let schema = match command {
         "frontend" => Schema::new()
             .with::<FrontendOptions>()
+            .with::<PreprocessOptions>()
+            .with::<RouterOptions>()
             .with::<ModelOptions>()
             .with::<RuntimeOptions>(),
         "mocker" => Schema::new()
             .with::<ModelOptions>()
             .with::<MockFleetOptions>()
             .with::<MockerOptions>()
+            .with::<NewsOptions>()
             .with::<HubOptions>()
             .with::<RuntimeOptions>(),
         "model" => Schema::new().with::<HubOptions>().with::<RuntimeOptions>(),
@@ -107,10 +112,13 @@ pub(crate) fn schema(command: &str) -> Schema {
             Schema::new()
                 .with::<ModelOptions>()
                 .with::<FrontendOptions>()
+                .with::<PreprocessOptions>()
+                .with::<RouterOptions>()
                 .with::<ConsoleOptions>()
                 .with::<BatchOptions>()
                 .with::<EchoEngineOptions>(),
         )
+        .with::<NewsOptions>()
         .with::<HubOptions>()
         .with::<RuntimeOptions>(),
     };

@@ -99,6 +99,7 @@ pub(crate) async fn build(
             tokenizer: assets.tokenizer,
             template: assets.template,
             engine,
+            router: None,
         },
         model: Some(model),
     })

@@ -15,6 +15,7 @@ use dynamo_llm::echo_model::echo_model;
 use dynamo_llm::worker::{Offer, Worker, WorkerTelemetry};
 use dynamo_mocker::{MockEngine, MockFleetOptions, MockModel, MockerOptions};
 use dynamo_protocols::engine::Engine;
+use dynamo_routing::news::NewsOptions;
 use dynamo_runtime::component::DistributedRuntime;
 use dynamo_runtime::config::RuntimeOptions;
 use dynamo_runtime::discovery::EndpointId;
@@ -100,6 +101,7 @@ async fn start(
     let telemetry = WorkerTelemetry {
         metrics: process.metrics.clone(),
         sampler: process.sampler,
+        news: process.options.get::<NewsOptions>().clone(),
     };
     let serving = Arc::clone(&engine) as Arc<dyn Engine>;
     let worker = Worker::start(&runtime, endpoint, serving, offer, &telemetry).await?;

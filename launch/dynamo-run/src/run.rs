@@ -11,12 +11,14 @@ use anyhow::{Context, bail};
 use dynamo_config::Source;
 use dynamo_frontend::local::LocalClient;
 use dynamo_frontend::{BoundFrontend, Frontend, FrontendMetrics, FrontendOptions};
-use dynamo_llm::config::ModelOptions;
+use dynamo_kv_router::config::RouterOptions;
+use dynamo_llm::config::{ModelOptions, PreprocessOptions};
 use dynamo_llm::model_watch::{ModelWatch, ModelWatchOptions, Scope};
 use dynamo_llm::preprocess::PreprocessLimits;
+use dynamo_llm::prompt_tokens::PromptTokenCache;
 use dynamo_llm::registry::ModelRegistry;
 use dynamo_llm::worker::{Worker, WorkerTelemetry};
-use dynamo_runtime::component::client::Policy;
+use dynamo_routing::news::NewsOptions;
 use dynamo_runtime::config::RuntimeOptions;
 use dynamo_runtime::discovery::EndpointId;
 use dynamo_runtime::shutdown::ExitStatus;
@@ -71,12 +73,12 @@ pub(crate) async fn run(process: Process, forms: Forms) -> anyhow::Result<ExitSt
         }
         Input::None => engine_alone(process, &output, forms.model.as_deref()).await,
         Input::Http => {
-            let registry = ModelRegistry::new();
+            let registry = registry(&process);
             let local = attach(&process, &registry, &output, forms.model.as_deref()).await?;
             http(process, registry, local).await
         }
         input @ (Input::Text | Input::Stdin | Input::Batch(_)) => {
-            let registry = ModelRegistry::new();
+            let registry = registry(&process);
             let local = attach(&process, &registry, &output, forms.model.as_deref()).await?;
             let name = match &local {
                 Some(local) => Some(local.name.clone()),
@@ -94,10 +96,17 @@ pub(crate) async fn run(process: Process, forms: Forms) -> anyhow::Result<ExitSt
 
 /// `dynamo frontend`
 pub(crate) async fn frontend(process: Process) -> anyhow::Result<ExitStatus> {
-    let registry = ModelRegistry::new();
+    let registry = registry(&process);
     let scope = own_scope(&process);
     watch(&process, &registry, scope).await?;
     http(process, registry, None).await
+}
+
+/// A registry without models.
+fn registry(process: &Process) -> ModelRegistry {
+    let options: &PreprocessOptions = process.options.get();
+    let size = options.prompt_token_cache_size.as_usize();
+    ModelRegistry::remembering(PromptTokenCache::new(size))
 }
 
 /// Fills the registry: with an engine of this process, or with what workers announce.
@@ -137,7 +146,7 @@ async fn watch(process: &Process, registry: &ModelRegistry, scope: Scope) -> any
     let runtime = process.join().await?;
     let options = ModelWatchOptions {
         scope,
-        policy: Policy::RoundRobin,
+        router: process.options.get::<RouterOptions>().clone(),
         cache: engine::artefact_cache(process),
     };
     let watch = ModelWatch::new(&runtime, registry.clone(), options, engine::vocabulary());
@@ -250,6 +259,7 @@ async fn worker(
     let telemetry = WorkerTelemetry {
         metrics: process.metrics.clone(),
         sampler: process.sampler,
+        news: process.options.get::<NewsOptions>().clone(),
     };
     let serving = Arc::clone(&engine);
     let worker = Worker::start(&runtime, &endpoint, serving, offer, &telemetry).await?;

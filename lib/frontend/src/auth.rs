@@ -7,6 +7,7 @@ use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
 use dynamo_config::Secret;
 use dynamo_protocols::error::{ErrorCode, RequestError};
+use std::sync::Arc;
 
 /// The keys that are let in.
 #[derive(Clone)]
@@ -79,6 +80,12 @@ impl Keys {
             refused("the api key is not known to this service")
         }
     }
+}
+
+/// A name for whoever has this key: its hash, cut to what tells tenants apart.
+pub(crate) fn tenant_of_key(headers: &HeaderMap) -> Option<Arc<str>> {
+    let hash = blake3::hash(bearer(headers)?).to_hex();
+    Some(format!("key-{}", &hash[..16]).into())
 }
 
 /// The key in an `Authorization: Bearer` header, or in `x-api-key`.

@@ -7,6 +7,7 @@ use crate::error::{error_response, json_response};
 use crate::events::{Events, sse_response};
 use crate::exchange::Exchange;
 use crate::metrics::RequestMetrics;
+use crate::route_headers::stamp;
 use crate::service::App;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
@@ -80,9 +81,10 @@ async fn whole(
     let is_chat = matches!(parsed, Parsed::Chat(_));
     let folded = exchange
         .in_time(async {
-            let prepared = parsed.prepare(served, &exchange).await?;
-            metrics.prepared();
-            let generation = Generation::start(prepared, exchange.context.clone()).await?;
+            let mut prepared = parsed.prepare(served, &exchange).await?;
+            metrics.prepared(prepared.template);
+            let context = exchange.routed_context(std::mem::take(&mut prepared.hints));
+            let generation = Generation::start(prepared, context).await?;
             generation.fold(|delta| metrics.output(delta.tokens)).await
         })
         .await;
@@ -92,13 +94,15 @@ async fn whole(
     };
     metrics.usage(folded.usage);
     metrics.succeed();
-    if is_chat {
+    let mut response = if is_chat {
         let (id, created) = exchange.stamp("chatcmpl");
         json_response(StatusCode::OK, &folded.into_chat(id, model, created))
     } else {
         let (id, created) = exchange.stamp("cmpl");
         json_response(StatusCode::OK, &folded.into_completion(id, model, created))
-    }
+    };
+    stamp(&mut response, exchange.routed());
+    response
 }
 
 /// Answers as the answer is made.
@@ -117,16 +121,21 @@ async fn stream(
     let writer = ChunkWriter::new(api, &id, parsed.model(), created, include_usage);
     let started = exchange
         .in_time(async {
-            let prepared = parsed.prepare(served, &exchange).await?;
-            metrics.prepared();
-            let mut generation = Generation::start(prepared, exchange.context.clone()).await?;
+            let mut prepared = parsed.prepare(served, &exchange).await?;
+            metrics.prepared(prepared.template);
+            let context = exchange.routed_context(std::mem::take(&mut prepared.hints));
+            let mut generation = Generation::start(prepared, context).await?;
             let first = peek(&mut generation, exchange.app.options.http_error_peek).await?;
             Ok((generation, first))
         })
         .await;
     match started {
         Ok((generation, first)) => {
-            sse_response(Events::new(exchange, generation, first, writer, metrics))
+            let routed = exchange.routed();
+            let events = Events::new(exchange, generation, first, writer, metrics);
+            let mut response = sse_response(events);
+            stamp(&mut response, routed);
+            response
         }
         Err(error) => failed(&exchange, &mut metrics, &error),
     }

@@ -63,7 +63,7 @@ async fn embed(
     let name = request.model.clone();
     let prepared =
         prepare_embedding(request, model, exchange.limits(), &exchange.app.environment).await?;
-    metrics.prepared();
+    metrics.prepared(None);
     let expected = prepared.request.inputs.len();
     let answer = prepared
         .model

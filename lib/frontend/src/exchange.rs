@@ -7,14 +7,16 @@ use crate::body::read_json;
 use crate::context::new_id;
 use crate::error::error_response;
 use crate::metrics::RequestKind;
+use crate::route_headers;
 use crate::service::App;
 use axum::extract::Request;
 use axum::response::Response;
 use dynamo_llm::preprocess::PreprocessLimits;
 use dynamo_protocols::engine::RequestContext;
 use dynamo_protocols::error::{ErrorCode, RequestError};
+use dynamo_protocols::routing::{RouteHints, RouteSlip, Routed};
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 use tracing::Span;
@@ -29,6 +31,10 @@ pub(crate) struct Exchange {
     pub(crate) deadline: Instant,
     /// Open until the answer has ended.
     pub(crate) span: Span,
+    /// What the headers ask of the choice of a worker.
+    hints: RouteHints,
+    /// That and what the body asks, once it is known, and what was chosen.
+    route: OnceLock<Arc<RouteSlip>>,
     _place: OwnedSemaphorePermit,
 }
 
@@ -76,11 +82,14 @@ impl Exchange {
             // Only the service makes requests, and it always says.
             (RequestContext::default(), Span::none())
         });
+        let hints = route_headers::route_hints(&parts.headers)?;
         let body = read_json(&parts.headers, body, &app.options).await?;
         let exchange = Self {
             deadline: began + app.options.http_request_timeout,
             context,
             span,
+            hints,
+            route: OnceLock::new(),
             kind,
             began,
             _place: place,
@@ -93,6 +102,20 @@ impl Exchange {
     pub(crate) fn refuse(&self, error: &RequestError) -> Response {
         self.app.metrics.refused(self.kind, error);
         error_response(error)
+    }
+
+    /// The request's context with what headers and body ask of the choice of a worker.
+    pub(crate) fn routed_context(&self, body: RouteHints) -> RequestContext {
+        let merged = || route_headers::slip(self.hints.clone(), body);
+        RequestContext {
+            route: Some(Arc::clone(self.route.get_or_init(merged))),
+            ..self.context.clone()
+        }
+    }
+
+    /// Who serves the request, if somebody was chosen.
+    pub(crate) fn routed(&self) -> Option<Routed> {
+        self.route.get()?.routed()
     }
 
     /// Waits for `work` until the request's deadline.

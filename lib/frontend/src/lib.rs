@@ -26,7 +26,9 @@ pub mod local;
 mod metrics;
 mod models;
 mod openapi;
+mod route_headers;
 mod routes;
+mod routing;
 mod server;
 mod service;
 

@@ -8,12 +8,16 @@ mod declare;
 mod event_loop;
 mod models;
 mod pipeline;
+mod prompt_tokens;
 mod request;
+mod routing;
 mod tokenizer;
 
 pub(crate) use event_loop::EventLoopMetrics;
 pub(crate) use models::show_models;
+pub(crate) use prompt_tokens::show_prompt_tokens;
 pub(crate) use request::{RequestKind, RequestMetrics};
+pub(crate) use routing::show_routers;
 
 use declare::Declare;
 use dynamo_runtime::telemetry::{MetricsError, MetricsRegistry};

@@ -2,7 +2,7 @@
 
 use crate::error::error_response;
 use crate::service::App;
-use crate::{completions, embeddings, health, models, openapi};
+use crate::{completions, embeddings, health, models, openapi, routing};
 use axum::Router;
 use axum::http::{Method, Uri};
 use axum::response::Response;
@@ -21,6 +21,9 @@ pub const ROUTES: &[(&str, &str)] = &[
     ("post", "/v1/chat/completions"),
     ("post", "/v1/completions"),
     ("post", "/v1/embeddings"),
+    ("get", "/v1/router/decisions"),
+    ("post", "/v1/router/explain"),
+    ("get", "/v1/router/status"),
 ];
 
 /// Routes that need no key: whoever watches the process has none.
@@ -58,6 +61,9 @@ fn handler(path: &str) -> Option<MethodRouter<Arc<App>>> {
         "/v1/chat/completions" => post(completions::chat),
         "/v1/completions" => post(completions::completions),
         "/v1/embeddings" => post(embeddings::embeddings),
+        "/v1/router/decisions" => get(routing::decisions),
+        "/v1/router/explain" => post(routing::explain),
+        "/v1/router/status" => get(routing::status),
         _ => return None,
     })
 }

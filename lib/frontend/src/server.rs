@@ -8,7 +8,7 @@
 use crate::auth::Keys;
 use crate::config::FrontendOptions;
 use crate::connection::Guarded;
-use crate::metrics::{FrontendMetrics, show_models};
+use crate::metrics::{FrontendMetrics, show_models, show_prompt_tokens, show_routers};
 use crate::routes::router;
 use crate::service::{App, answer};
 use axum::Router;
@@ -155,6 +155,12 @@ impl Frontend {
             &self.options.metrics_prefix,
             self.models.clone(),
         )?;
+        show_prompt_tokens(
+            &self.registry,
+            &self.options.metrics_prefix,
+            self.models.clone(),
+        )?;
+        show_routers(&self.registry, self.models.clone())?;
         let app = Arc::new(App {
             keys: Keys::new(&self.options.api_key),
             places: Arc::new(Semaphore::new(self.options.http_max_requests as usize)),

@@ -1,6 +1,6 @@
 //! Options of serving a model, each declared here and nowhere else.
 
-use dynamo_config::options;
+use dynamo_config::{ByteSize, options};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -16,6 +16,15 @@ options! {
         /// Folder for tokenizers and templates that come from workers, and for what is made of
         /// model files for others to fetch. If not given: `dynamo` in the user's cache folder.
         artefact_cache: Option<PathBuf> = None, env = "DYN_ARTEFACT_CACHE";
+    }
+}
+
+options! {
+    /// From requests to prompts.
+    pub struct PreprocessOptions("preprocess") {
+        /// Most memory for the tokens of prompts' beginnings, so that a conversation that goes on
+        /// is not tokenised from its beginning again; 0 remembers nothing.
+        prompt_token_cache_size: ByteSize = ByteSize::mib(16), env = "DYN_PROMPT_TOKEN_CACHE_SIZE";
     }
 }
 
@@ -36,6 +45,7 @@ mod tests {
     fn the_declarations_are_sound() {
         let schema = Schema::new()
             .with::<ModelOptions>()
+            .with::<PreprocessOptions>()
             .with::<EchoEngineOptions>();
         assert_eq!(schema.check(), [""; 0]);
     }

@@ -24,5 +24,6 @@ pub fn echo_model(name: &str, options: EchoOptions) -> Result<ServedModel, Model
         tokenizer: assets.tokenizer,
         template: assets.template,
         engine: Arc::new(EchoEngine::new(options)),
+        router: None,
     })
 }

@@ -12,6 +12,7 @@ pub mod model_set;
 pub mod model_watch;
 pub mod postprocess;
 pub mod preprocess;
+pub mod prompt_tokens;
 pub mod registry;
 pub mod remote;
 pub mod template;

@@ -4,6 +4,7 @@ use crate::card::ModelCard;
 use crate::template::ChatTemplate;
 use dynamo_protocols::engine::Engine;
 use dynamo_protocols::tokenizer::Tokenizer;
+use dynamo_routing::WorkerRouter;
 use std::sync::Arc;
 
 /// A model as the pipeline sees it. The engine may be in this process or stand for any number of
@@ -18,4 +19,6 @@ pub struct ServedModel {
     pub template: Option<Arc<ChatTemplate>>,
     /// What generates.
     pub engine: Arc<dyn Engine>,
+    /// Who picks the worker, where the engine stands for several.
+    pub router: Option<Arc<WorkerRouter>>,
 }

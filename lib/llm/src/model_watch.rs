@@ -16,11 +16,12 @@ use crate::model_set::{Announced, MODEL_CARD_KIND, ModelIdentity, Plan, plan};
 use crate::registry::ModelRegistry;
 use crate::remote::RemoteEngine;
 use crate::worker::artefact_endpoint;
+use dynamo_kv_router::config::RouterOptions;
 use dynamo_runtime::artefact::{ArtefactError, ArtefactFetcher, ArtefactSource};
 use dynamo_runtime::component::DistributedRuntime;
-use dynamo_runtime::component::client::Policy;
 use dynamo_runtime::discovery::{ArtefactRef, EndpointId, NameError, View};
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,8 +49,8 @@ pub enum Scope {
 pub struct ModelWatchOptions {
     /// Whose models to serve.
     pub scope: Scope,
-    /// How a worker is picked.
-    pub policy: Policy,
+    /// How workers are picked.
+    pub router: RouterOptions,
     /// Folder to keep fetched artefacts in.
     pub cache: PathBuf,
 }
@@ -239,13 +240,16 @@ impl ModelWatch {
             template,
             ..
         } = load.await??;
-        let (identity, policy) = (&workers[0].identity, self.options.policy.clone());
-        let engine = RemoteEngine::new(&self.runtime, &record.name, identity, policy)?;
+        let identity = &workers[0].identity;
+        let block_size = NonZeroU32::new(card.kv_block_size).unwrap_or(NonZeroU32::MIN);
+        let options = &self.options.router;
+        let engine = RemoteEngine::new(&self.runtime, &record.name, identity, block_size, options)?;
         engine.ready().await;
         Ok(ServedModel {
             card,
             tokenizer,
             template,
+            router: Some(Arc::clone(engine.router())),
             engine: Arc::new(engine),
         })
     }

@@ -71,13 +71,15 @@ impl Generation {
             let echo = echoes
                 .get(index / choices_per_prompt)
                 .map_or("", String::as_str);
-            let choice = Choice::new(index, &request, &model.tokenizer, &text, extra, echo);
+            let mut choice = Choice::new(index, &request, &model.tokenizer, &text, extra, echo);
+            let route = context.route.clone();
             let stream = engine.generate(request, context.clone());
             async move {
-                Ok::<_, RequestError>(Running {
-                    choice,
-                    stream: Some(stream.await?),
-                })
+                let stream = Some(stream.await?);
+                if let Some(routed) = route.and_then(|route| route.routed()) {
+                    choice.routed(routed);
+                }
+                Ok::<_, RequestError>(Running { choice, stream })
             }
         };
         let choices = try_join_all(requests.into_iter().enumerate().map(start)).await?;

@@ -1,8 +1,9 @@
 //! From a client's request to engine requests: check, render, tokenise, fill in defaults.
 //!
 //! Everything here is a pure function of the request, the model and a random seed, except that
-//! long texts are rendered and tokenised on the environment's compute pool. Nothing is queued
-//! and no engine is touched: a request that cannot be served is refused here.
+//! texts that a tokenizer takes long for are rendered and tokenised on the environment's compute
+//! pool. Nothing is queued and no engine is touched: a request that cannot be served is refused
+//! here.
 //!
 //! One request becomes `prompts x n` engine requests, those of the first prompt first. They
 //! share the prompt's tokens and the seed; the choice's number makes their draws differ.
@@ -10,6 +11,7 @@
 mod chat;
 mod completion;
 mod embedding;
+mod hints;
 mod limits;
 mod messages;
 mod sampling;
@@ -24,13 +26,10 @@ use dynamo_protocols::openai::generation::{
     OutputFields, SamplingFields, ServiceFields, StopFields,
 };
 use dynamo_protocols::openai::{ChatRequest, CompletionRequest};
+use dynamo_protocols::routing::RouteHints;
 use dynamo_runtime::environment::{ComputeError, Environment};
 use std::sync::Arc;
 use std::time::Duration;
-
-/// Texts up to this size are tokenised where they are: at 10 MB/s, a slow tokenizer's speed, they
-/// take less than the half millisecond that async code may block for.
-const INLINE_BYTES: usize = 4 * 1024;
 
 /// When to try again after the compute pool was full: about the time its queue takes to empty.
 const COMPUTE_RETRY: Duration = Duration::from_secs(2);
@@ -59,6 +58,10 @@ pub struct Prepared {
     pub output: OutputFields,
     /// Facts to add to the response.
     pub extra: ExtraFields,
+    /// Time to render the template, if there was one to render.
+    pub template: Option<Duration>,
+    /// What the body asks of the choice of a worker.
+    pub hints: RouteHints,
 }
 
 /// How generated tokens become text.
@@ -83,6 +86,10 @@ pub struct ExtraFields {
     pub completion_token_ids: bool,
     /// What ended the choice.
     pub stop_reason: bool,
+    /// Who served it.
+    pub worker_id: bool,
+    /// Why that worker.
+    pub routing: bool,
 }
 
 /// What the parts of a request that do not depend on the API say.
@@ -98,6 +105,7 @@ struct Common {
     extra: ExtraFields,
     cache_salt: Option<Arc<str>>,
     priority: i32,
+    hints: RouteHints,
 }
 
 /// The shared fields of both completion APIs, as the client sent them.
@@ -112,6 +120,8 @@ struct Fields {
 struct PromptTokens {
     ids: Arc<[TokenId]>,
     echo: String,
+    /// Time to render it.
+    template: Option<Duration>,
 }
 
 /// Prepares a chat request.
@@ -153,12 +163,13 @@ impl Common {
         limits::check_stopping(&stopping)?;
         limits::check_output(&output)?;
         let nvext = service.nvext.unwrap_or_default();
+        let hints = hints::route_hints(&nvext)?;
         let greedy = nvext.greed_sampling == Some(true);
         let vocabulary = model.tokenizer.vocab_size();
         let max_tokens = stopping.max_tokens;
         let salt = service.cache_salt.or(nvext.cache_salt);
         limits::check_salt(salt.as_deref())?;
-        let hints = nvext.agent_hints.unwrap_or_default();
+        let agent = nvext.agent_hints.unwrap_or_default();
         let choices = output.n.unwrap_or(1);
         Ok(Self {
             sampling: sampling::params(
@@ -176,7 +187,8 @@ impl Common {
             extra: extra_fields(nvext.extra_fields.as_deref().unwrap_or_default(), choices)?,
             output,
             cache_salt: salt.map(Arc::from),
-            priority: service.priority.or(hints.priority).unwrap_or(0),
+            priority: service.priority.or(agent.priority).unwrap_or(0),
+            hints,
         })
     }
 
@@ -190,6 +202,7 @@ impl Common {
         let name: Arc<str> = Arc::from(model.card.name.as_str());
         let mut requests = Vec::with_capacity(prompts.len() * self.choices as usize);
         let mut echoes = Vec::with_capacity(prompts.len());
+        let template = prompts.iter().find_map(|prompt| prompt.template);
         for prompt in prompts {
             let room = limits::check_context(
                 prompt.ids.len(),
@@ -212,6 +225,7 @@ impl Common {
                     lora_name: None,
                     cache_salt: self.cache_salt.clone(),
                     priority: self.priority,
+                    dp_rank: None,
                     kv_transfer_params: None,
                 });
             }
@@ -225,6 +239,8 @@ impl Common {
             text: self.text,
             output: self.output,
             extra: self.extra,
+            template,
+            hints: self.hints,
         })
     }
 }
@@ -250,10 +266,13 @@ fn extra_fields(names: &[String], choices: u32) -> Result<ExtraFields, RequestEr
             "prompt_token_ids" => extra.prompt_token_ids = true,
             "completion_token_ids" => extra.completion_token_ids = true,
             "stop_reason" => extra.stop_reason = true,
+            "worker_id" => extra.worker_id = true,
+            "routing" => extra.routing = true,
             _ => {
                 return Err(unsupported(
                     "nvext.extra_fields",
-                    "serves prompt_token_ids, completion_token_ids and stop_reason only",
+                    "serves prompt_token_ids, completion_token_ids, stop_reason, worker_id and \
+                     routing only",
                 ));
             }
         }
@@ -267,13 +286,14 @@ fn extra_fields(names: &[String], choices: u32) -> Result<ExtraFields, RequestEr
     Ok(extra)
 }
 
-/// Runs `work` where it disturbs nobody: here if it is about few bytes, else on the pool.
-async fn compute<T, F>(environment: &Environment, bytes: usize, work: F) -> Result<T, RequestError>
+/// Runs `work` where it disturbs nobody: here if it is quick, else on the pool. The way there and
+/// back costs as much as the work on a prompt of 8,000 tokens.
+async fn compute<T, F>(environment: &Environment, quick: bool, work: F) -> Result<T, RequestError>
 where
     T: Send + 'static,
     F: FnOnce() -> Result<T, RequestError> + Send + 'static,
 {
-    if bytes <= INLINE_BYTES {
+    if quick {
         return work();
     }
     match environment.compute(work).await {

@@ -1,7 +1,11 @@
 //! The models that are served now, by name. Models come and go while requests run: a request
 //! keeps the model it found.
+//!
+//! Models share the process's cache of prompt tokens: they come in with their own tokenizer, and
+//! requests find them with one that remembers.
 
 use crate::model::ServedModel;
+use crate::prompt_tokens::{PromptTokenCache, PromptTokenCounters, PromptTokenCounts};
 use dynamo_protocols::error::{ErrorCode, RequestError};
 use parking_lot::RwLock;
 use std::collections::BTreeMap;
@@ -14,14 +18,30 @@ const LISTED_NAMES: usize = 16;
 /// The served models. Cheap to clone; clones are the same registry.
 #[derive(Debug, Clone, Default)]
 pub struct ModelRegistry {
-    models: Arc<RwLock<BTreeMap<Arc<str>, Arc<ServedModel>>>>,
+    models: Arc<RwLock<BTreeMap<Arc<str>, Listed>>>,
     changes: watch::Sender<()>,
+    prompt_tokens: PromptTokenCache,
+}
+
+/// A model, and what came of remembering its prompts' tokens, if they are remembered.
+#[derive(Debug)]
+struct Listed {
+    model: Arc<ServedModel>,
+    prompt_tokens: Option<Arc<PromptTokenCounters>>,
 }
 
 impl ModelRegistry {
-    /// An empty registry.
+    /// An empty registry that remembers no prompts.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// An empty registry whose models' prompts are remembered here.
+    pub fn remembering(prompt_tokens: PromptTokenCache) -> Self {
+        Self {
+            prompt_tokens,
+            ..Self::default()
+        }
     }
 
     /// Serves `model` under `name` from now on; answers the one it replaces.
@@ -30,22 +50,24 @@ impl ModelRegistry {
         name: impl Into<Arc<str>>,
         model: Arc<ServedModel>,
     ) -> Option<Arc<ServedModel>> {
-        let replaced = self.models.write().insert(name.into(), model);
+        let listed = Listed::new(model, &self.prompt_tokens);
+        let replaced = self.models.write().insert(name.into(), listed);
         self.changes.send_replace(());
-        replaced
+        replaced.map(|listed| listed.model)
     }
 
     /// Stops serving `name`; requests that found it already go on.
     pub fn remove(&self, name: &str) -> Option<Arc<ServedModel>> {
         let removed = self.models.write().remove(name);
         self.changes.send_replace(());
-        removed
+        removed.map(|listed| listed.model)
     }
 
     /// The model of this name, or an error that lists the known ones.
     pub fn find(&self, name: &str) -> Result<Arc<ServedModel>, RequestError> {
         let models = self.models.read();
-        models.get(name).map(Arc::clone).ok_or_else(|| {
+        let found = models.get(name).map(|listed| Arc::clone(&listed.model));
+        found.ok_or_else(|| {
             let known: Vec<&str> = models.keys().map(AsRef::as_ref).collect();
             unknown_model(name, &known)
         })
@@ -56,8 +78,25 @@ impl ModelRegistry {
         let models = self.models.read();
         models
             .iter()
-            .map(|(name, model)| (Arc::clone(name), Arc::clone(model)))
+            .map(|(name, listed)| (Arc::clone(name), Arc::clone(&listed.model)))
             .collect()
+    }
+
+    /// What came of remembering prompts' tokens, by name of the model; nothing where that is not
+    /// done.
+    pub fn prompt_tokens(&self) -> Vec<(Arc<str>, PromptTokenCounts)> {
+        let models = self.models.read();
+        let counts = models.iter().map(|(name, listed)| {
+            let counters = listed.prompt_tokens.as_ref();
+            let counts = counters.map(|counters| counters.counts());
+            (Arc::clone(name), counts.unwrap_or_default())
+        });
+        counts.collect()
+    }
+
+    /// Bytes of prompts that are remembered, of all models.
+    pub fn prompt_token_bytes(&self) -> usize {
+        self.prompt_tokens.bytes()
     }
 
     /// Tells of every change from now on.
@@ -68,6 +107,24 @@ impl ModelRegistry {
     /// Whether no model is served.
     pub fn is_empty(&self) -> bool {
         self.models.read().is_empty()
+    }
+}
+
+impl Listed {
+    fn new(model: Arc<ServedModel>, cache: &PromptTokenCache) -> Self {
+        match cache.remembering(&model.tokenizer, model.template.as_deref()) {
+            Some((tokenizer, counters)) => Self {
+                model: Arc::new(ServedModel {
+                    tokenizer,
+                    ..(*model).clone()
+                }),
+                prompt_tokens: Some(counters),
+            },
+            None => Self {
+                model,
+                prompt_tokens: None,
+            },
+        }
     }
 }
 

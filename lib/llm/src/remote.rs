@@ -1,23 +1,26 @@
 //! An engine that stands for the workers of an endpoint: what the pipeline asks when the model
 //! runs elsewhere.
 //!
-//! It decides nothing but whom to ask, by its policy, and asks nobody but the workers that announce
-//! the very model it stands for: an endpoint may have others. A worker that does not take the request is
-//! followed by the next one in the client; what happens after the first token belongs to whoever
-//! holds the stream.
+//! Its router decides whom to ask, of nobody but the workers that announce the very model it stands
+//! for: an endpoint may have others. A worker that does not take the request is followed by the
+//! next one in the client; what happens after the first token belongs to whoever holds the stream.
 
 use crate::model_set::{MODEL_CARD_KIND, ModelIdentity};
+use dynamo_kv_router::config::RouterOptions;
 use dynamo_protocols::RequestError;
 use dynamo_protocols::engine::{
     EmbedRequest, EmbedResponse, Engine, EngineOutput, EngineRequest, EngineStream, RequestContext,
 };
 use dynamo_protocols::error::ErrorCode;
 use dynamo_protocols::load::LoadReport;
+use dynamo_routing::news::news_endpoint;
+use dynamo_routing::{RouterSetup, WorkerRouter};
 use dynamo_runtime::component::client::{Call, Policy};
 use dynamo_runtime::component::{DistributedRuntime, InstanceFilter, TypedClient};
 use dynamo_runtime::discovery::{EndpointId, NameError, ProcessRecord};
 use futures_core::future::BoxFuture;
 use futures_util::StreamExt;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 /// Name of the endpoint that embeds, beside a component's generating one.
@@ -28,27 +31,45 @@ pub const EMBED_ENDPOINT: &str = "embed";
 pub struct RemoteEngine {
     generate: TypedClient<EngineRequest, EngineOutput>,
     embed: TypedClient<EmbedRequest, EmbedResponse>,
-    policy: Policy,
+    router: Arc<WorkerRouter>,
 }
 
 impl RemoteEngine {
-    /// Follows the workers that announce this model under `name` from now on.
+    /// Follows the workers that announce this model under `name` from now on. Their KV blocks have
+    /// so many tokens.
     pub fn new(
         runtime: &DistributedRuntime,
         name: &str,
         identity: &ModelIdentity,
-        policy: Policy,
+        block_size: NonZeroU32,
+        options: &RouterOptions,
     ) -> Result<Self, NameError> {
         let embed = embed_endpoint(&identity.endpoint)?;
+        let news = news_endpoint(&identity.endpoint)?;
         let (name, identity) = (name.to_owned(), identity.clone());
         let generate = runtime.endpoint(identity.endpoint.clone());
         let accepted: InstanceFilter =
             Arc::new(move |process| announces(process, &name, &identity));
+        let generate: TypedClient<EngineRequest, EngineOutput> =
+            generate.typed_client_of(Arc::clone(&accepted));
+        let router = WorkerRouter::start(RouterSetup {
+            runtime: runtime.clone(),
+            news,
+            workers: Arc::clone(&accepted),
+            instances: generate.untyped().watch_instances(),
+            block_size,
+            options: options.clone(),
+        });
         Ok(Self {
-            generate: generate.typed_client_of(Arc::clone(&accepted)),
+            generate,
             embed: runtime.endpoint(embed).typed_client_of(accepted),
-            policy,
+            router: Arc::new(router),
         })
+    }
+
+    /// Who picks its workers.
+    pub fn router(&self) -> &Arc<WorkerRouter> {
+        &self.router
     }
 
     /// Resolves when discovery has told of the workers for the first time.
@@ -78,16 +99,16 @@ impl Engine for RemoteEngine {
         context: RequestContext,
     ) -> BoxFuture<'_, Result<EngineStream, RequestError>> {
         Box::pin(async move {
+            let routed = self.router.route(&request, &context).await?;
             let call = Call {
                 choice: request.choice,
                 start_position: request.generated_ids.len() as u64,
                 ..Call::from(context)
             };
-            let outputs = self
-                .generate
-                .call(self.policy.clone(), &request, call)
-                .await?;
-            Ok(outputs.boxed() as EngineStream)
+            let request = Arc::new(request);
+            let policy = routed.policy(&request);
+            let outputs = self.generate.call(policy, &request, call).await?;
+            Ok(routed.account(outputs).boxed() as EngineStream)
         })
     }
 
@@ -99,7 +120,7 @@ impl Engine for RemoteEngine {
         Box::pin(async move {
             let mut answer = self
                 .embed
-                .call(self.policy.clone(), &request, context)
+                .call(Policy::RoundRobin, &request, context)
                 .await?;
             answer.next().await.unwrap_or_else(|| {
                 Err(RequestError::new(

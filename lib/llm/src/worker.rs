@@ -17,6 +17,7 @@ use dynamo_protocols::RequestError;
 use dynamo_protocols::engine::{
     EmbedRequest, EmbedResponse, Engine, EngineOutput, EngineRequest, RequestContext,
 };
+use dynamo_routing::news::{NewsPublisher, news_endpoint};
 use dynamo_runtime::artefact::{ARTEFACT_ENDPOINT, ArtefactStore};
 use dynamo_runtime::component::typed::{HandlerStream, erase};
 use dynamo_runtime::component::{DistributedRuntime, ServeError, ServedEndpoint};
@@ -50,6 +51,7 @@ pub struct Worker {
     card: CardRecord,
     /// Generating first, the rest after it.
     served: Vec<ServedEndpoint>,
+    news: NewsPublisher,
 }
 
 /// Why a worker could not start.
@@ -85,6 +87,10 @@ impl Worker {
         telemetry: &WorkerTelemetry,
     ) -> Result<Self, WorkerError> {
         let place = Place { runtime, telemetry };
+        // First: whoever sees the worker can hear of it.
+        let name = news_endpoint(endpoint)?;
+        let told = Arc::clone(&engine);
+        let news = NewsPublisher::start(runtime, name, told, &telemetry.news).await?;
         let generate = generate_handler(Arc::clone(&engine));
         let mut served = vec![place.serve(endpoint.clone(), generate).await?];
         if offer.embeds {
@@ -117,6 +123,7 @@ impl Worker {
             runtime: runtime.clone(),
             card,
             served,
+            news,
         })
     }
 
@@ -138,6 +145,8 @@ impl Worker {
         }
         // Together: none of them may take requests while another one finishes its own.
         join_all(self.served.into_iter().map(ServedEndpoint::drain)).await;
+        // Last: until then it is of use to know how busy the worker is.
+        self.news.close().await;
     }
 }
 
@@ -200,5 +209,6 @@ fn context_of(header: &RequestHeader) -> RequestContext {
         attempt: header.attempt,
         traceparent: header.traceparent.clone(),
         tracestate: header.tracestate.clone(),
+        route: None,
     }
 }

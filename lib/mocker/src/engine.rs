@@ -73,17 +73,13 @@ impl MockEngine {
         self.settings.scheduler.context_length
     }
 
-    /// Like [`Engine::generate`], on a given rank, or on the one with the fewest open requests.
-    pub fn generate_on(
-        &self,
-        rank: Option<u32>,
-        request: EngineRequest,
-    ) -> Result<EngineStream, RequestError> {
+    /// Takes a request, on the rank it names or on the one with the fewest open requests.
+    fn take(&self, request: EngineRequest) -> Result<EngineStream, RequestError> {
         if let Admission::AlreadyFinished(reason) = admit(&request, self.context_length())? {
             return Ok(stream::finished(reason));
         }
         let vocabulary = self.settings.scheduler.vocabulary;
-        stream::open(self.rank(rank)?, request, vocabulary)
+        stream::open(self.rank(request.dp_rank)?, request, vocabulary)
     }
 
     fn rank(&self, asked: Option<u32>) -> Result<&Arc<Inbox>, RequestError> {
@@ -105,7 +101,7 @@ impl Engine for MockEngine {
         request: EngineRequest,
         _context: RequestContext,
     ) -> BoxFuture<'_, Result<EngineStream, RequestError>> {
-        Box::pin(std::future::ready(self.generate_on(None, request)))
+        Box::pin(std::future::ready(self.take(request)))
     }
 
     fn load(&self) -> LoadReport {

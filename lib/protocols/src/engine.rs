@@ -21,6 +21,7 @@
 use crate::error::{ErrorCode, RequestError};
 use crate::kv::{KvEventBatch, KvTransfer};
 use crate::load::LoadReport;
+use crate::routing::RouteSlip;
 use futures_core::Stream;
 use futures_core::future::BoxFuture;
 use serde::{Deserialize, Serialize};
@@ -98,19 +99,19 @@ pub trait Engine: Send + Sync + fmt::Debug + 'static {
     fn drain(&self) -> BoxFuture<'_, ()>;
 }
 
-/// What travels beside a request: who it is, and its place in a trace.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// What travels beside a request: who it is, its place in a trace, and how it is routed.
+#[derive(Debug, Clone, Default)]
 pub struct RequestContext {
     /// The request's id, the same on every attempt.
     pub request_id: Arc<str>,
     /// Which attempt at the request this is, from 0. Output of an older attempt is stale.
     pub attempt: u32,
     /// W3C trace context, if the request is traced.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<Arc<str>>,
     /// W3C trace state that goes with `traceparent`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tracestate: Option<Arc<str>>,
+    /// What the request asks of the choice of its worker; does not leave the process.
+    pub route: Option<Arc<RouteSlip>>,
 }
 
 /// One sequence to generate.
@@ -145,6 +146,9 @@ pub struct EngineRequest {
     /// Higher goes first; 0 is normal.
     #[serde(default)]
     pub priority: i32,
+    /// Data-parallel rank to run it on; the engine chooses if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dp_rank: Option<u32>,
     /// Transfer parameters in the engine's own form, carried through unread.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kv_transfer_params: Option<serde_json::Value>,

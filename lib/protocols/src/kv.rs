@@ -43,13 +43,29 @@ pub enum KvEvent {
     Cleared,
 }
 
-/// A full block by both of its names.
+/// A full block by both of its names. Written as the pair of them: events carry thousands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(from = "(BlockHash, SequenceHash)", into = "(BlockHash, SequenceHash)")]
 pub struct Block {
     /// Hash of its tokens alone.
     pub block_hash: BlockHash,
     /// Hash chained over everything before it.
     pub sequence_hash: SequenceHash,
+}
+
+impl From<(BlockHash, SequenceHash)> for Block {
+    fn from((block_hash, sequence_hash): (BlockHash, SequenceHash)) -> Self {
+        Self {
+            block_hash,
+            sequence_hash,
+        }
+    }
+}
+
+impl From<Block> for (BlockHash, SequenceHash) {
+    fn from(block: Block) -> Self {
+        (block.block_hash, block.sequence_hash)
+    }
 }
 
 /// Export and import of KV state by whole blocks.

@@ -10,6 +10,7 @@ pub mod error;
 pub mod kv;
 pub mod load;
 pub mod openai;
+pub mod routing;
 pub mod stream;
 pub mod tokenizer;
 pub mod worker_event;

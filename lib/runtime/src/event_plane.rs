@@ -28,7 +28,7 @@ pub use channel::{Channel, ChannelState, ReadChannel};
 pub use direct::DirectEventPlane;
 
 use crate::Tasks;
-use crate::component::{ServeError, ServedEndpoint};
+use crate::component::{InstanceFilter, ServeError, ServedEndpoint};
 use crate::discovery::{EndpointId, InstanceId};
 use bytes::Bytes;
 use futures_core::future::BoxFuture;
@@ -50,8 +50,9 @@ pub trait EventPlane: Send + Sync + fmt::Debug + 'static {
         channel: Arc<dyn ReadChannel>,
     ) -> BoxFuture<'_, Result<Publication, ServeError>>;
 
-    /// Follows the channels of this name of all processes, those that come later included.
-    fn subscribe(&self, name: EndpointId) -> Subscription;
+    /// Follows the channels of this name of the processes that `publishers` accepts, those that
+    /// come later included.
+    fn subscribe(&self, name: EndpointId, publishers: InstanceFilter) -> Subscription;
 }
 
 /// A channel that others can follow. Dropping it ends their streams.

@@ -8,6 +8,10 @@ pub const LAYERS: &[&[&str]] = &[
     &["dynamo-tokens", "dynamo-protocols", "dynamo-config"],
     // Mechanism and pure domain.
     &["dynamo-runtime", "dynamo-gguf", "dynamo-kv-router"],
+    // Mechanism over mechanism: what other systems' engines publish.
+    &["dynamo-engine-events"],
+    // Workers' news, and whom to ask.
+    &["dynamo-routing"],
     // The model's side: pipeline and engines.
     &["dynamo-llm", "dynamo-llamacpp", "dynamo-mocker"],
     // Services.

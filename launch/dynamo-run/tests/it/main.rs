@@ -18,6 +18,8 @@ mod models;
 #[cfg(test)]
 mod process;
 #[cfg(test)]
+mod routing;
+#[cfg(test)]
 mod serving;
 #[cfg(test)]
 mod traces;

@@ -47,7 +47,12 @@ fn a_fleet_that_cannot_be_says_why() {
         (&["--num-workers", "0"], 2, "--num-workers"),
         (&["--model-path", "/no/such/folder"], 1, "/no/such/folder"),
         (
-            &["--num-gpu-blocks-override", "10", "--max-model-len", "100000"],
+            &[
+                "--num-gpu-blocks-override",
+                "10",
+                "--max-model-len",
+                "100000",
+            ],
             1,
             "raise --num-gpu-blocks-override",
         ),

@@ -7,11 +7,13 @@ use super::declare::Declare;
 use super::tokenizer::TokenizerTimes;
 use dynamo_runtime::telemetry::MetricsError;
 use prometheus::{Counter, Histogram, IntCounter, IntGauge};
+use std::time::Duration;
 use tokio::time::Instant;
 
 const STAGE_SECONDS: &[f64] = &[
     0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 2.5, 5.0,
 ];
+const TEMPLATE_SECONDS: &[f64] = &[0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1];
 const TOKENIZE_SECONDS: &[f64] = &[0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0];
 const TOKENIZER_MILLISECONDS: &[f64] = &[
     0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0,
@@ -27,6 +29,7 @@ pub(super) struct PipelineMetrics {
     pub(super) preprocess: Stage,
     /// With the engine, and nothing back yet.
     pub(super) dispatch: Stage,
+    template: Histogram,
     tokenize: Histogram,
     tokenize_latency: Histogram,
     detokenize_latency: Histogram,
@@ -76,6 +79,11 @@ impl PipelineMetrics {
         Ok(Self {
             preprocess: stage("preprocess", ""),
             dispatch: stage("dispatch", AGGREGATED),
+            template: by.histogram(
+                "template_seconds",
+                "Time to render a request's chat template",
+                TEMPLATE_SECONDS,
+            )?,
             tokenize: by.histogram(
                 "tokenize_seconds",
                 "Time to turn a request's prompts into tokens",
@@ -95,6 +103,11 @@ impl PipelineMetrics {
         })
     }
 
+    /// A template was rendered for a request.
+    pub(super) fn rendered(&self, template: Duration) {
+        self.template.observe(template.as_secs_f64());
+    }
+
     /// Counts what a request that has ended spent in the tokenizer.
     pub(super) fn tokenizer(&self, times: &TokenizerTimes) {
         if let Some(encoding) = times.encoding() {
@@ -112,7 +125,7 @@ impl PipelineMetrics {
     }
 }
 
-fn milliseconds(time: std::time::Duration) -> f64 {
+fn milliseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1_000.0
 }
 

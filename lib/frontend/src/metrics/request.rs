@@ -11,6 +11,7 @@ use dynamo_protocols::openai::Usage;
 use prometheus::local::LocalHistogram;
 use prometheus::{Histogram, IntCounter, IntGauge};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::time::Instant;
 
 /// Tokens that a request keeps to itself before it adds them to what all requests count in: every
@@ -122,9 +123,12 @@ impl RequestMetrics {
         measured(model, &self.tokenizer)
     }
 
-    /// The request is ready for the engine.
-    pub(crate) fn prepared(&mut self) {
+    /// The request is ready for the engine; rendering its template took `template`.
+    pub(crate) fn prepared(&mut self, template: Option<Duration>) {
         self.complete_stage();
+        if let Some(template) = template {
+            self.metrics.all.pipeline.rendered(template);
+        }
         self.stage = Some(self.metrics.all.pipeline.dispatch.enter());
     }
 

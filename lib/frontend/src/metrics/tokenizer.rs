@@ -132,6 +132,14 @@ impl Tokenizer for MeasuredTokenizer {
     fn vocab_size(&self) -> usize {
         self.inner.vocab_size()
     }
+
+    fn cuts_text(&self, id: TokenId) -> bool {
+        self.inner.cuts_text(id)
+    }
+
+    fn quick_bytes(&self) -> usize {
+        self.inner.quick_bytes()
+    }
 }
 
 #[cfg(test)]

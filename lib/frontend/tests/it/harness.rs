@@ -210,6 +210,7 @@ impl Server {
                 ChatTemplate::new(TEMPLATE, SpecialTokens::new()).unwrap(),
             )),
             engine: Arc::clone(&engine) as Arc<dyn Engine>,
+            router: None,
         };
         models.add(MODEL, Arc::new(model));
         let bound = bind(options, &models).await.unwrap();

@@ -6,7 +6,8 @@ use dynamo_protocols::engine::{
     EngineOutput, EngineRequest, FinishReason, StopConditions, TokenId, TokenLogprobs,
 };
 use dynamo_protocols::openai::logprobs::{LEAST_LOGPROB, TokenLogprob, TopLogprob};
-use dynamo_protocols::openai::nvext::{NvExtResponse, StopReason};
+use dynamo_protocols::openai::nvext::{NvExtResponse, StopReason, WorkerIds};
+use dynamo_protocols::routing::Routed;
 use dynamo_protocols::tokenizer::Tokenizer;
 use std::sync::Arc;
 
@@ -39,7 +40,7 @@ pub(super) struct Choice {
     text_offset: usize,
     echo: String,
     extra: Option<NvExtResponse>,
-    tells_stop: bool,
+    tells: ExtraFields,
 }
 
 impl Choice {
@@ -72,10 +73,20 @@ impl Choice {
             extra: (extra != ExtraFields::default()).then(|| NvExtResponse {
                 prompt_token_ids: extra.prompt_token_ids.then(|| request.prompt_ids.to_vec()),
                 completion_token_ids: extra.completion_token_ids.then(Vec::new),
-                stop_reason: None,
+                ..NvExtResponse::default()
             }),
-            tells_stop: extra.stop_reason,
+            tells: extra,
         }
+    }
+
+    /// Takes over who serves it, as far as the client asked.
+    pub(super) fn routed(&mut self, routed: Routed) {
+        let Some(extra) = &mut self.extra else { return };
+        extra.worker_id = self.tells.worker_id.then_some(WorkerIds {
+            decode_worker_id: routed.instance,
+            decode_dp_rank: routed.dp_rank,
+        });
+        extra.routing = routed.explanation.filter(|_| self.tells.routing);
     }
 
     /// The prompt as the choice's first text, once, if it is to be echoed.
@@ -156,7 +167,7 @@ impl Choice {
     fn finish(&mut self, delta: &mut ChoiceDelta, word: &'static str, why: Option<StopReason>) {
         delta.finish = Some(word);
         delta.extra = self.extra.take();
-        if self.tells_stop
+        if self.tells.stop_reason
             && let Some(extra) = &mut delta.extra
         {
             extra.stop_reason = why;

@@ -15,6 +15,7 @@ use dynamo_runtime::environment::Environment;
 use serde_json::{Map, Value};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// Where the prompt's tokens come from.
 enum Source {
@@ -79,38 +80,50 @@ pub(super) async fn prepare(
             Source::Template(rendering(messages, &mut chat, &model, now)?)
         }
     };
-    let ids = source.into_ids(&model.tokenizer, environment).await?;
+    let (ids, template) = source.into_ids(&model.tokenizer, environment).await?;
     let prompt = PromptTokens {
         ids: ids.into(),
         echo: String::new(),
+        template,
     };
     common.into_prepared(model, vec![prompt], limits)
 }
 
 impl Source {
+    /// Bytes of text to render and tokenise, roughly.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Tokens(_) => 0,
+            Self::Raw(messages) => messages::text_bytes(messages),
+            Self::Template(rendering) => messages::text_bytes(&rendering.messages),
+        }
+    }
+
+    /// The prompt's tokens, and the time it took to render it.
     async fn into_ids(
         self,
         tokenizer: &Arc<dyn Tokenizer>,
         environment: &Environment,
-    ) -> Result<Vec<TokenId>, RequestError> {
-        let bytes = match &self {
-            Self::Tokens(_) => 0,
-            Self::Raw(messages) => messages::text_bytes(messages),
-            Self::Template(rendering) => messages::text_bytes(&rendering.messages),
-        };
+    ) -> Result<(Vec<TokenId>, Option<Duration>), RequestError> {
         let tokenizer = Arc::clone(tokenizer);
-        let ids = compute(environment, bytes, move || match self {
+        let quick = self.bytes() <= tokenizer.quick_bytes();
+        let (ids, template) = compute(environment, quick, move || match self {
             Self::Tokens(ids) => {
                 for id in &ids {
                     check_token("nvext.token_data", *id, tokenizer.vocab_size())?;
                 }
-                Ok(ids)
+                Ok((ids, None))
             }
             Self::Raw(messages) => {
-                super::completion::encode(&*tokenizer, &template::raw_text(&messages), true)
+                let text = template::raw_text(&messages);
+                Ok((super::completion::encode(&*tokenizer, &text, true)?, None))
             }
             Self::Template(rendering) => {
-                super::completion::encode(&*tokenizer, &rendering.render()?, false)
+                let began = Instant::now();
+                let text = rendering.render()?;
+                let template = began.elapsed();
+                let ids = super::completion::encode(&*tokenizer, &text, false)?;
+                Ok((ids, Some(template)))
             }
         })
         .await?;
@@ -120,7 +133,7 @@ impl Source {
                 "the prompt has no tokens; send a message with text",
             ));
         }
-        Ok(ids)
+        Ok((ids, template))
     }
 }
 

@@ -57,7 +57,8 @@ pub(super) async fn prepare(
     let echo = completion.echo == Some(true);
     let tokenizer = Arc::clone(&model.tokenizer);
     let skip_special = common.text.skip_special_tokens;
-    let prompts = compute(environment, bytes(&prompt), move || {
+    let quick = bytes(&prompt) <= tokenizer.quick_bytes();
+    let prompts = compute(environment, quick, move || {
         let echo = echo.then_some(skip_special);
         tokenise(&*tokenizer, "prompt", prompt, special)?
             .into_iter()
@@ -155,6 +156,7 @@ fn echoed(
     Ok(PromptTokens {
         ids: ids.into(),
         echo,
+        template: None,
     })
 }
 

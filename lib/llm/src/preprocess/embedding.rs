@@ -41,7 +41,8 @@ pub async fn prepare_embedding(
     limits::within("dimensions", request.options.dimensions, 1, u32::MAX)?;
     let tokenizer = Arc::clone(&model.tokenizer);
     let input = request.input;
-    let inputs = compute(environment, completion::bytes(&input), move || {
+    let quick = completion::bytes(&input) <= tokenizer.quick_bytes();
+    let inputs = compute(environment, quick, move || {
         completion::tokenise(&*tokenizer, "input", input, true)
     })
     .await?;

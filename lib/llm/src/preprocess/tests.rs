@@ -6,6 +6,7 @@ use crate::card::{GenerationDefaults, ModelCard, ModelTypes};
 use crate::echo::{EchoEngine, EchoOptions};
 use crate::template::{ChatTemplate, SpecialTokens};
 use dynamo_protocols::openai::parse;
+use dynamo_protocols::tokenizer::Tokenizer;
 use dynamo_runtime::environment::{ComputePool, Job};
 use futures_core::future::BoxFuture;
 use serde_json::{Value, json};
@@ -37,6 +38,7 @@ fn model(model_types: ModelTypes) -> Arc<ServedModel> {
             ChatTemplate::new(template, SpecialTokens::new()).unwrap(),
         )),
         engine: Arc::new(EchoEngine::new(EchoOptions::default())),
+        router: None,
     })
 }
 
@@ -136,7 +138,7 @@ async fn long_prompts_are_tokenised_on_the_pool_and_refused_when_it_is_full() {
     };
     let short = complete(json!({"prompt": "a"}), &environment).await;
     assert!(short.is_ok());
-    let long = "x".repeat(INLINE_BYTES + 1);
+    let long = "x".repeat(ByteTokenizer.quick_bytes() + 1);
     let refused = complete(json!({"prompt": long}), &environment)
         .await
         .unwrap_err();
@@ -191,6 +193,6 @@ async fn extra_facts_go_with_one_choice_and_known_names() {
     );
     let error = chat(ask(2, "stop_reason"), ALL).await.unwrap_err();
     assert_eq!(error.code, ErrorCode::InvalidRequest);
-    let error = chat(ask(1, "worker_id"), ALL).await.unwrap_err();
+    let error = chat(ask(1, "timing"), ALL).await.unwrap_err();
     assert_eq!(error.code, ErrorCode::UnsupportedParameter);
 }

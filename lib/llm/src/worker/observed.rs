@@ -7,6 +7,7 @@
 
 use dynamo_protocols::engine::RequestContext;
 use dynamo_protocols::{ErrorCode, RequestError};
+use dynamo_routing::news::NewsOptions;
 use dynamo_runtime::Environment;
 use dynamo_runtime::discovery::{EndpointId, InstanceId};
 use dynamo_runtime::request_plane::{Handler, IncomingRequest, Item, ItemStream, RequestHeader};
@@ -29,6 +30,8 @@ pub struct WorkerTelemetry {
     pub metrics: MetricsRegistry,
     /// Which of the traces that begin at the worker are recorded.
     pub sampler: Sampler,
+    /// What it tells of its cache and its load.
+    pub news: NewsOptions,
 }
 
 /// A handler whose requests are seen.
@@ -90,6 +93,7 @@ impl Observed {
             attempt: header.attempt,
             traceparent: header.traceparent.take(),
             tracestate: header.tracestate.take(),
+            route: None,
         };
         let bits = [0; 3].map(|_: u64| self.environment.random.next_u64());
         let trace = TraceContext::received(&context, bits, self.sampler);

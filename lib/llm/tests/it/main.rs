@@ -10,5 +10,6 @@ mod hub_failures;
 mod hub_processes;
 mod hub_server;
 mod local;
+mod prompt_tokens;
 mod streaming;
 mod wire;

@@ -44,6 +44,7 @@ async fn prompt(local: &LocalModel, body: &Value) -> Result<String, RequestError
         tokenizer: Arc::clone(&assets.tokenizer),
         template: assets.template,
         engine: Arc::new(EchoEngine::new(EchoOptions::default())),
+        router: None,
     });
     let request = parse(body.to_string().as_bytes())?;
     let (limits, environment) = (PreprocessLimits::default(), Environment::system());

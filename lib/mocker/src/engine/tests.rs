@@ -32,6 +32,13 @@ fn instant() -> MockerOptions {
     }
 }
 
+fn on_rank(rank: u32) -> EngineRequest {
+    EngineRequest {
+        dp_rank: Some(rank),
+        ..request(0..100, 50)
+    }
+}
+
 async fn generate(engine: &MockEngine, request: EngineRequest) -> EngineStream {
     let context = RequestContext::default();
     engine.generate(request, context).await.unwrap()
@@ -226,7 +233,7 @@ async fn ranks_are_engines_of_their_own_behind_one() {
     for _ in 0..3 {
         streams.push(generate(&engine, request(0..100, 50)).await);
     }
-    streams.push(engine.generate_on(Some(1), request(0..100, 50)).unwrap());
+    streams.push(generate(&engine, on_rank(1)).await);
     for stream in &mut streams {
         stream.next().await.unwrap().unwrap();
         stream.next().await.unwrap().unwrap();
@@ -241,7 +248,7 @@ async fn ranks_are_engines_of_their_own_behind_one() {
     );
     assert!(engine.rank_kv_events(2).is_some());
     assert!(engine.rank_kv_events(3).is_none());
-    let refused = engine.generate_on(Some(3), request(0..1, 1));
+    let refused = engine.generate(on_rank(3), RequestContext::default()).await;
     assert_eq!(refused.err().unwrap().code, ErrorCode::InvalidRequest);
 }
 
@@ -254,7 +261,8 @@ async fn more_than_may_wait_are_refused_with_the_option_to_raise() {
     .await;
     let mut streams = Vec::new();
     let refusal = loop {
-        match engine.generate_on(None, request(0..100, 50)) {
+        let asked = request(0..100, 50);
+        match engine.generate(asked, RequestContext::default()).await {
             Ok(stream) => streams.push(stream),
             Err(refusal) => break refusal,
         }

@@ -4,6 +4,7 @@ use super::fields::Unserved;
 use crate::engine::TokenId;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Extensions of a request.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -25,22 +26,22 @@ pub struct NvExt {
     pub request_timestamp_ms: Option<IgnoredAny>,
     /// Side events to send.
     pub annotations: Option<Unserved>,
-    /// A worker to use.
-    pub backend_instance_id: Option<Unserved>,
+    /// The worker to use.
+    pub backend_instance_id: Option<u64>,
     /// A prefill worker to use.
     pub prefill_worker_id: Option<Unserved>,
-    /// A decode worker to use.
-    pub decode_worker_id: Option<Unserved>,
-    /// A data-parallel rank to use.
-    pub dp_rank: Option<Unserved>,
+    /// The same, by the name that it has where prefill is done elsewhere.
+    pub decode_worker_id: Option<u64>,
+    /// The data-parallel rank to use.
+    pub dp_rank: Option<u32>,
     /// A data-parallel rank for prefill.
     pub prefill_dp_rank: Option<Unserved>,
     /// Tokens the model may think for.
     pub max_thinking_tokens: Option<Unserved>,
     /// Where to put the response's metadata.
     pub metadata_upload: Option<Unserved>,
-    /// Which workers may serve the request.
-    pub routing_constraints: Option<Unserved>,
+    /// Which workers may serve the request, and which should.
+    pub routing_constraints: Option<RoutingConstraints>,
     /// Latency targets of the request.
     pub router: Option<Unserved>,
 }
@@ -51,14 +52,24 @@ pub struct NvExt {
 pub struct AgentHints {
     /// Higher goes first; 0 is normal.
     pub priority: Option<i32>,
-    /// A priority class.
-    pub strict_priority: Option<Unserved>,
-    /// How long the client expects the answer to be, in tokens; informative.
-    pub osl: Option<IgnoredAny>,
+    /// Goes before all requests with less of it, where requests wait for a worker.
+    pub strict_priority: Option<u32>,
+    /// How long the client expects the answer to be, in tokens.
+    pub osl: Option<u32>,
     /// Prepare the next turn while this one is generated.
     pub speculative_prefill: Option<Unserved>,
     /// How much the client minds waiting; informative.
     pub latency_sensitivity: Option<IgnoredAny>,
+}
+
+/// Which workers may serve a request, and which should.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RoutingConstraints {
+    /// Taints that the worker must have.
+    pub required_taints: Option<Vec<String>>,
+    /// Taints that make a worker better, by weight, or worse by a negative one.
+    pub preferred_taints: Option<BTreeMap<String, f64>>,
 }
 
 /// Facts added to a response because the request asked for them.
@@ -73,6 +84,21 @@ pub struct NvExtResponse {
     /// The stop string or stop token that ended the choice.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stop_reason: Option<StopReason>,
+    /// Who served it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub worker_id: Option<WorkerIds>,
+    /// Why that worker.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub routing: Option<serde_json::Value>,
+}
+
+/// The worker that served a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct WorkerIds {
+    /// Its instance.
+    pub decode_worker_id: u64,
+    /// Its data-parallel rank.
+    pub decode_dp_rank: u32,
 }
 
 /// What ended a choice.

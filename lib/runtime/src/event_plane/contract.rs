@@ -110,7 +110,7 @@ struct Known {
 impl Follower {
     fn of(process: &dyn TestProcess) -> Self {
         Self {
-            subscription: process.plane().subscribe(name()),
+            subscription: process.plane().subscribe(name(), Arc::new(|_| true)),
             known: BTreeMap::new(),
             snapshots: 0,
         }

@@ -9,7 +9,9 @@ use super::channel::{Read, ReadChannel};
 use super::log::Cursor;
 use super::subscriber::follow;
 use super::{EventPlane, Publication, Subscription};
-use crate::component::{DistributedRuntime, HandlerStream, ServeError, StreamItem};
+use crate::component::{
+    DistributedRuntime, HandlerStream, InstanceFilter, ServeError, StreamItem,
+};
 use crate::discovery::{EndpointId, Metadata};
 use crate::request_plane::RequestHeader;
 use bytes::Bytes;
@@ -95,8 +97,8 @@ impl EventPlane for DirectEventPlane {
         })
     }
 
-    fn subscribe(&self, name: EndpointId) -> Subscription {
-        let client = self.runtime.endpoint(name).typed_client();
+    fn subscribe(&self, name: EndpointId, publishers: InstanceFilter) -> Subscription {
+        let client = self.runtime.endpoint(name).typed_client_of(publishers);
         let random = Arc::clone(&self.runtime.environment().random);
         Subscription::start(self.runtime.tasks(), |news, tasks| {
             follow(client, news, tasks, random)

@@ -106,7 +106,7 @@ async fn a_subscriber_that_was_cut_off_goes_on_where_it_stood() {
     let publication = publisher.plane.publish(name.clone(), channel.clone() as _);
     let publication = publication.await.unwrap();
     let bytes = |number: u32| Bytes::copy_from_slice(&number.to_le_bytes());
-    let mut subscription = subscriber.plane.subscribe(name);
+    let mut subscription = subscriber.plane.subscribe(name, Arc::new(|_| true));
     let mut next = async || {
         let PublisherNews { publisher, news } = subscription.next().await.unwrap();
         assert_eq!(publisher, publication.instance());

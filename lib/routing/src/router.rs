@@ -1,0 +1,643 @@
+//! The router of one model's workers: index, bookings and queue, kept up to date by discovery and
+//! by what workers tell, and asked by every request.
+//!
+//! Invariants
+//! - One task alone takes workers in and out and writes to the index, so that no slot is used by
+//!   two workers.
+//! - The core's lock is held for a decision and never across an await; the index is read outside
+//!   of it, except for a request that leaves the queue.
+//! - A request that was placed is ended exactly once, whoever drops it.
+//!
+//! What it does not do: send anything. [`RoutedCall`] says where a call goes, and
+//! [`Accounted`](crate::account::Accounted) tells the router how far the answer is.
+
+use crate::call::RoutedCall;
+use crate::members::{Leavers, Members};
+use crate::question::Question;
+use dynamo_kv_router::config::RouterOptions;
+use dynamo_kv_router::cost::WorkerOverlap;
+use dynamo_kv_router::decision_log::{End, Outcome};
+use dynamo_kv_router::explain::Explanation;
+use dynamo_kv_router::index::{Matches, SharedIndex, TierEvent};
+use dynamo_kv_router::queue::{Place, QueueRefusal};
+use dynamo_kv_router::router::{Placed, Refusal, Released, Router, Submitted, Ticket};
+use dynamo_kv_router::{Slot, Tier, WorkerKey};
+use dynamo_protocols::engine::{EngineRequest, RequestContext};
+use dynamo_protocols::worker_event::{WorkerEvent, WorkerNews};
+use dynamo_protocols::{ErrorCode, RequestError};
+use dynamo_runtime::Environment;
+use dynamo_runtime::component::{DistributedRuntime, Instance, InstanceFilter};
+use dynamo_runtime::discovery::EndpointId;
+use dynamo_runtime::event_plane::{
+    DirectEventPlane, EventPlane, News, PublisherNews, Subscription,
+};
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::sync::{Notify, oneshot, watch};
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::DropGuard;
+
+/// What a router is made of.
+pub struct RouterSetup {
+    /// The process it is in.
+    pub runtime: DistributedRuntime,
+    /// Channel of the workers' news.
+    pub news: EndpointId,
+    /// Which processes are workers of the model.
+    pub workers: InstanceFilter,
+    /// The instances that take its requests.
+    pub instances: watch::Receiver<Option<Arc<[Instance]>>>,
+    /// Tokens per KV block.
+    pub block_size: NonZeroU32,
+    /// How it chooses.
+    pub options: RouterOptions,
+}
+
+/// The router of one model's workers. Dropping it ends its tasks.
+#[derive(Debug)]
+pub struct WorkerRouter {
+    shared: Arc<Shared>,
+    _tasks: DropGuard,
+}
+
+/// What tasks and requests share.
+pub(crate) struct Shared {
+    environment: Environment,
+    started: Instant,
+    block_size: NonZeroU32,
+    min_workers: usize,
+    index: SharedIndex,
+    core: Mutex<Core>,
+    /// Told when waiting requests may have a chance.
+    pump: Notify,
+    told: Told,
+}
+
+struct Core {
+    router: Router,
+    members: Members,
+    /// Who waits for which place in the queue.
+    waiters: HashMap<Place, oneshot::Sender<Result<Placed, Refusal>>>,
+}
+
+/// What became of the workers' news.
+#[derive(Debug, Default)]
+pub(crate) struct Told {
+    events: AtomicU64,
+    snapshots: AtomicU64,
+    malformed: AtomicU64,
+    losses: AtomicU64,
+    lag_ms: AtomicU64,
+}
+
+/// The workers' news in numbers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct NewsCounts {
+    /// Events heard.
+    pub events: u64,
+    /// Snapshots heard: one for each worker at first, and one for each gap that was too wide.
+    pub snapshots: u64,
+    /// News that could not be read.
+    pub malformed: u64,
+    /// Times that a publisher was out of reach.
+    pub losses: u64,
+    /// Age of the last event when it was heard, in milliseconds, by both clocks.
+    pub lag_ms: u64,
+}
+
+/// A place in the queue. Dropping it gives the place up.
+struct Waiting {
+    shared: Arc<Shared>,
+    place: Place,
+    answer: oneshot::Receiver<Result<Placed, Refusal>>,
+}
+
+impl fmt::Debug for RouterSetup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RouterSetup")
+            .field("news", &self.news)
+            .field("block_size", &self.block_size)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared")
+            .field("block_size", &self.block_size)
+            .field("told", &self.told)
+            .finish_non_exhaustive()
+    }
+}
+
+// === impl WorkerRouter ===
+
+impl WorkerRouter {
+    /// A router that follows its workers from now on.
+    pub fn start(setup: RouterSetup) -> Self {
+        let environment = setup.runtime.environment().clone();
+        // Tells the bookings of replicas apart; zero is nobody's.
+        let origin = environment.random.next_u64().max(1);
+        let shared = Arc::new(Shared {
+            started: Instant::now(),
+            block_size: setup.block_size,
+            min_workers: setup.options.router_min_initial_workers as usize,
+            index: SharedIndex::default(),
+            core: Mutex::new(Core {
+                router: Router::new(&setup.options, setup.block_size, origin),
+                members: Members::default(),
+                waiters: HashMap::new(),
+            }),
+            pump: Notify::new(),
+            told: Told::default(),
+            environment,
+        });
+        let tasks = setup.runtime.tasks().child();
+        let plane = DirectEventPlane::new(setup.runtime);
+        let news = plane.subscribe(setup.news, setup.workers);
+        let follow = follow(Arc::clone(&shared), setup.instances, news);
+        tasks.spawn_until_cancelled("router", follow);
+        tasks.spawn_until_cancelled("router queue", pump(Arc::clone(&shared)));
+        Self {
+            shared,
+            _tasks: tasks.cancellation().clone().drop_guard(),
+        }
+    }
+
+    /// Finds a worker for a request; waits for one if all are saturated. Dropping the future gives
+    /// the place in the queue up.
+    pub async fn route(
+        &self,
+        request: &EngineRequest,
+        context: &RequestContext,
+    ) -> Result<RoutedCall, RequestError> {
+        let shared = &self.shared;
+        let question = Question::new(request, context.route.clone(), shared.block_size);
+        if shared.min_workers > 0 {
+            shared.enough_workers()?;
+        }
+        let began = Instant::now();
+        let seed = shared.environment.random.next_u64();
+        let explanation = shared.explanation(&question, &[], seed);
+        let placed = match shared.submit(&question, &[], seed)? {
+            Ok(placed) => placed,
+            Err(waiting) => waiting.wait().await?,
+        };
+        question.write_slip(&placed, began.elapsed(), explanation);
+        Ok(RoutedCall::new(Arc::clone(shared), question, placed))
+    }
+
+    /// Explains where a request would go, and changes nothing.
+    pub fn explain(&self, request: &EngineRequest, context: &RequestContext) -> Explanation {
+        let question = Question::new(request, context.route.clone(), self.shared.block_size);
+        let seed = self.shared.environment.random.next_u64();
+        self.shared.explain(&question, &[], seed)
+    }
+
+    /// What became of the workers' news.
+    pub fn news(&self) -> NewsCounts {
+        self.shared.told.counts()
+    }
+
+    /// Looks at the router's state. Requests wait for it.
+    pub fn with_router<T>(&self, look: impl FnOnce(&Router) -> T) -> T {
+        look(&self.shared.core.lock().router)
+    }
+
+    /// The index.
+    pub fn index(&self) -> &SharedIndex {
+        &self.shared.index
+    }
+
+    /// Tokens per KV block.
+    pub fn block_size(&self) -> NonZeroU32 {
+        self.shared.block_size
+    }
+
+    /// How many workers are there, and how many of them tell what their caches hold.
+    pub fn workers(&self) -> (usize, usize) {
+        let core = self.shared.core.lock();
+        (core.members.present(), core.members.telling())
+    }
+
+    /// What each rank of each worker said last of its load.
+    pub fn loads(&self) -> Vec<(WorkerKey, dynamo_protocols::load::LoadReport)> {
+        let core = self.shared.core.lock();
+        let loads = core.members.loads();
+        loads.map(|(worker, load)| (worker, load.clone())).collect()
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    pub(crate) fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    pub(crate) fn block_size(&self) -> NonZeroU32 {
+        self.block_size
+    }
+
+    /// Whether an instance has more than one data-parallel rank, as far as it is known.
+    pub(crate) fn has_ranks(&self, instance: u64) -> bool {
+        let core = self.core.lock();
+        core.members.slots_of(instance).nth(1).is_some()
+    }
+
+    /// Finds a worker, or a place in the queue.
+    fn submit(
+        self: &Arc<Self>,
+        question: &Question,
+        excluded: &[u64],
+        seed: u64,
+    ) -> Result<Result<Placed, Waiting>, RequestError> {
+        let mut matches = Matches::new();
+        self.index.find(&question.hashes, &mut matches);
+        let now = self.now();
+        let mut core = self.core.lock();
+        let core = &mut *core;
+        let request = question.as_request(excluded);
+        let submitted = core
+            .router
+            .submit(&request, matches.overlaps(), now, &mut bits(seed))
+            .map_err(RequestError::from)?;
+        match submitted {
+            Submitted::Placed(placed) => Ok(Ok(placed)),
+            Submitted::Waits { place, displaced } => {
+                if let Some(waiter) = displaced.and_then(|place| core.waiters.remove(&place)) {
+                    // Nobody listens if its client has just left.
+                    waiter.send(Err(QueueRefusal::Displaced.into())).ok();
+                }
+                let (waiter, answer) = oneshot::channel();
+                core.waiters.insert(place, waiter);
+                // The queue's task looks for the new time at which somebody has waited too long.
+                self.pump.notify_one();
+                Ok(Err(Waiting {
+                    shared: Arc::clone(self),
+                    place,
+                    answer,
+                }))
+            }
+        }
+    }
+
+    /// Finds another worker for a call that was placed before.
+    pub(crate) fn resubmit(
+        self: &Arc<Self>,
+        question: &Question,
+        except: &[u64],
+    ) -> Option<Placed> {
+        let seed = self.environment.random.next_u64();
+        let explanation = self.explanation(question, except, seed);
+        // It has waited already: a place in the queue is given up at once.
+        let placed = self.submit(question, except, seed).ok()?.ok()?;
+        question.write_slip(&placed, Duration::ZERO, explanation);
+        Some(placed)
+    }
+
+    /// The explanation of a choice that is about to be made, if the client asked for it.
+    fn explanation(
+        &self,
+        question: &Question,
+        excluded: &[u64],
+        seed: u64,
+    ) -> Option<serde_json::Value> {
+        if !question.wants_explanation() {
+            return None;
+        }
+        serde_json::to_value(self.explain(question, excluded, seed)).ok()
+    }
+
+    fn explain(&self, question: &Question, excluded: &[u64], seed: u64) -> Explanation {
+        let mut matches = Matches::new();
+        self.index.find(&question.hashes, &mut matches);
+        let request = question.as_request(excluded);
+        let now = self.now();
+        let mut core = self.core.lock();
+        core.router
+            .explain(&request, matches.overlaps(), now, &mut bits(seed))
+    }
+
+    pub(crate) fn first_token(&self, ticket: &Ticket) {
+        let now = self.now();
+        let mut core = self.core.lock();
+        core.router.first_token(ticket, now);
+        self.wake(&core);
+    }
+
+    pub(crate) fn block_filled(&self, ticket: &Ticket, generated: u32) {
+        let now = self.now();
+        let mut core = self.core.lock();
+        core.router.block_filled(ticket, None, generated, now);
+    }
+
+    pub(crate) fn end(&self, ticket: &Ticket, outcome: Outcome) {
+        let mut core = self.core.lock();
+        core.router.end(ticket, outcome);
+        self.wake(&core);
+    }
+
+    /// Has the queue looked at, if anybody waits.
+    fn wake(&self, core: &Core) {
+        if core.router.waiting() > 0 {
+            self.pump.notify_one();
+        }
+    }
+
+    fn enough_workers(&self) -> Result<(), RequestError> {
+        let present = self.core.lock().members.present();
+        if present >= self.min_workers {
+            return Ok(());
+        }
+        Err(RequestError::new(
+            ErrorCode::ModelNotReady,
+            format!(
+                "{present} of the {} workers that --router-min-initial-workers asks for are \
+                 there; try again shortly",
+                self.min_workers
+            ),
+        ))
+    }
+
+    /// Lets go whoever can, and refuses whoever has waited for too long. Says when to look again.
+    fn release_waiting(&self) -> Option<Duration> {
+        let now = self.now();
+        let mut random = || self.environment.random.next_u64();
+        let mut matches = Matches::new();
+        let mut find = |hashes: &[u64], list: &mut Vec<WorkerOverlap>| {
+            self.index.find(hashes, &mut matches);
+            list.extend_from_slice(matches.overlaps());
+        };
+        let mut core = self.core.lock();
+        let core = &mut *core;
+        while let Some(Released { place, result }) = core.router.tick(now, &mut random, &mut find) {
+            let waiter = core.waiters.remove(&place);
+            let unheard = match waiter {
+                Some(waiter) => waiter.send(result).err(),
+                None => Some(result),
+            };
+            if let Some(Ok(placed)) = unheard {
+                core.router.end(&placed.ticket, CANCELLED);
+            }
+        }
+        let next = core.router.next_expiry()?;
+        Some(next.saturating_sub(now))
+    }
+
+    // === what workers tell ===
+
+    fn set_instances(&self, instances: &[Instance]) {
+        let present: Vec<u64> = instances.iter().map(|it| it.id.get()).collect();
+        let leavers = {
+            let mut core = self.core.lock();
+            let Core {
+                router, members, ..
+            } = &mut *core;
+            members.set_instances(router, &present)
+        };
+        self.clear(&leavers);
+        self.wake(&self.core.lock());
+    }
+
+    fn hear(&self, PublisherNews { publisher, news }: PublisherNews) {
+        let instance = publisher.get();
+        match news {
+            News::Snapshot(pieces) => {
+                self.told.snapshots.fetch_add(1, Ordering::Relaxed);
+                self.snapshot(instance, &pieces);
+            }
+            News::Events(events) => {
+                for event in &events {
+                    if let Some(event) = self.told.read(event, &self.environment) {
+                        self.event(instance, event);
+                    }
+                }
+            }
+            News::Lost => {
+                // What it held is still the best guess; discovery says when it is gone.
+                self.told.losses.fetch_add(1, Ordering::Relaxed);
+            }
+            News::Gone => {
+                let leavers = {
+                    let mut core = self.core.lock();
+                    let Core {
+                        router, members, ..
+                    } = &mut *core;
+                    members.lose(router, instance)
+                };
+                self.clear(&leavers);
+            }
+        }
+        self.wake(&self.core.lock());
+    }
+
+    fn event(&self, instance: u64, event: WorkerEvent) {
+        let worker = WorkerKey {
+            instance,
+            dp_rank: event.dp_rank,
+        };
+        let slot = {
+            let mut core = self.core.lock();
+            let Core {
+                router, members, ..
+            } = &mut *core;
+            let slot = members.hear(router, worker);
+            match &event.news {
+                WorkerNews::Kv(_) => members.tells_kv(router, worker),
+                WorkerNews::Load(load) => members.load(router, worker, load.clone()),
+            }
+            slot
+        };
+        if let (WorkerNews::Kv(batch), Some(slot)) = (event.news, slot) {
+            for event in &batch.events {
+                self.index.apply(slot, Tier::Device, event);
+            }
+        }
+    }
+
+    /// Takes over all that a worker says of itself, in place of what it said before.
+    fn snapshot(&self, instance: u64, pieces: &[bytes::Bytes]) {
+        let mut held: BTreeMap<Slot, Vec<TierEvent>> = BTreeMap::new();
+        {
+            let core = self.core.lock();
+            // Ranks that the snapshot does not name hold nothing.
+            held.extend(
+                core.members
+                    .slots_of(instance)
+                    .map(|slot| (slot, Vec::new())),
+            );
+        }
+        for piece in pieces {
+            let Some(event) = self.told.read(piece, &self.environment) else {
+                continue;
+            };
+            let worker = WorkerKey {
+                instance,
+                dp_rank: event.dp_rank,
+            };
+            let mut core = self.core.lock();
+            let Core {
+                router, members, ..
+            } = &mut *core;
+            let Some(slot) = members.hear(router, worker) else {
+                continue;
+            };
+            match event.news {
+                WorkerNews::Kv(batch) => {
+                    members.tells_kv(router, worker);
+                    let tier = Tier::Device;
+                    let events = batch.events.into_iter();
+                    let events = events.map(|event| TierEvent { tier, event });
+                    held.entry(slot).or_default().extend(events);
+                }
+                WorkerNews::Load(load) => members.load(router, worker, load),
+            }
+        }
+        for (slot, events) in held {
+            self.index.replace(slot, &events);
+        }
+    }
+
+    fn clear(&self, leavers: &Leavers) {
+        for slot in leavers {
+            self.index.clear(*slot);
+        }
+        let mut core = self.core.lock();
+        for slot in leavers {
+            core.router.cache_cleared(*slot);
+        }
+        core.members.release(leavers);
+    }
+}
+
+/// The outcome of a request whose client went away before it began.
+pub(crate) const CANCELLED: Outcome = Outcome {
+    cached_tokens: None,
+    output_tokens: 0,
+    end: End::Cancelled,
+};
+
+/// Random bits from a seed, so that one choice can be made twice.
+fn bits(mut state: u64) -> impl FnMut() -> u64 {
+    move || {
+        // SplitMix64.
+        state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut bits = state;
+        bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        bits ^ (bits >> 31)
+    }
+}
+
+/// Keeps the router like discovery and like what workers tell, until cancelled.
+async fn follow(
+    shared: Arc<Shared>,
+    mut instances: watch::Receiver<Option<Arc<[Instance]>>>,
+    mut news: Subscription,
+) {
+    let mut discovery_lives = true;
+    loop {
+        let present = instances.borrow_and_update().clone();
+        if let Some(present) = present {
+            shared.set_instances(&present);
+        }
+        loop {
+            tokio::select! {
+                biased;
+                changed = instances.changed(), if discovery_lives => {
+                    discovery_lives = changed.is_ok();
+                    break;
+                }
+                heard = news.next() => match heard {
+                    Some(heard) => shared.hear(heard),
+                    None => return,
+                },
+            }
+        }
+    }
+}
+
+/// Lets waiting requests go when something happened, and refuses them when their time is up.
+async fn pump(shared: Arc<Shared>) {
+    loop {
+        let next = shared.release_waiting();
+        let expiry = async {
+            match next {
+                Some(wait) => sleep(wait).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = shared.pump.notified() => {}
+            () = expiry => {}
+        }
+    }
+}
+
+// === impl Waiting ===
+
+impl Waiting {
+    async fn wait(mut self) -> Result<Placed, RequestError> {
+        match (&mut self.answer).await {
+            Ok(answer) => answer.map_err(RequestError::from),
+            // The queue's task ends with the process.
+            Err(_) => Err(RequestError::new(
+                ErrorCode::Draining,
+                "this process is stopping; try again",
+            )),
+        }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let mut core = self.shared.core.lock();
+        core.waiters.remove(&self.place);
+        core.router.cancel(self.place);
+        // Placed in the moment that its client left.
+        if let Ok(Ok(placed)) = self.answer.try_recv() {
+            core.router.end(&placed.ticket, CANCELLED);
+            self.shared.wake(&core);
+        }
+    }
+}
+
+// === impl Told ===
+
+impl Told {
+    fn read(&self, bytes: &[u8], environment: &Environment) -> Option<WorkerEvent> {
+        match rmp_serde::from_slice::<WorkerEvent>(bytes) {
+            Ok(event) => {
+                self.events.fetch_add(1, Ordering::Relaxed);
+                let now = environment.clock.unix_time().as_millis();
+                let now = u64::try_from(now).unwrap_or(u64::MAX);
+                let lag = now.saturating_sub(event.sent_at_ms);
+                self.lag_ms.store(lag, Ordering::Relaxed);
+                Some(event)
+            }
+            Err(error) => {
+                if self.malformed.fetch_add(1, Ordering::Relaxed) == 0 {
+                    tracing::warn!(%error, "a worker's news cannot be read; is it of another version?");
+                }
+                None
+            }
+        }
+    }
+
+    fn counts(&self) -> NewsCounts {
+        NewsCounts {
+            events: self.events.load(Ordering::Relaxed),
+            snapshots: self.snapshots.load(Ordering::Relaxed),
+            malformed: self.malformed.load(Ordering::Relaxed),
+            losses: self.losses.load(Ordering::Relaxed),
+            lag_ms: self.lag_ms.load(Ordering::Relaxed),
+        }
+    }
+}
