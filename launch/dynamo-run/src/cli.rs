@@ -1,6 +1,7 @@
 //! The command line: which command, which forms, which options. Pure but for reading the file
 //! that `--config` names.
 
+use crate::doctor::DoctorOptions;
 use crate::forms::{FormError, Forms};
 use crate::loader::{Surroundings, read_config};
 use clap::{Arg, ArgAction, ArgMatches, Command, ValueHint, value_parser};
@@ -43,6 +44,8 @@ pub(crate) enum CommandKind {
     Frontend,
     /// Simulated workers.
     Mocker,
+    /// What is wrong with a frontend's routing.
+    DoctorRouting,
     /// Fetch a model and print where it is.
     ModelFetch(String),
     /// Print a model's card.
@@ -67,6 +70,7 @@ pub(crate) const REFERENCE: &[(&str, &str)] = &[
     ("run", "dynamo run, dynamo serve"),
     ("frontend", "dynamo frontend"),
     ("mocker", "dynamo mocker"),
+    ("doctor", "dynamo doctor"),
     ("model", "dynamo model"),
 ];
 
@@ -106,6 +110,9 @@ pub(crate) fn schema(command: &str) -> Schema {
             .with::<MockerOptions>()
             .with::<NewsOptions>()
             .with::<HubOptions>()
+            .with::<RuntimeOptions>(),
+        "doctor" => Schema::new()
+            .with::<DoctorOptions>()
             .with::<RuntimeOptions>(),
         "model" => Schema::new().with::<HubOptions>().with::<RuntimeOptions>(),
         _ => with_engines(
@@ -158,6 +165,12 @@ pub(crate) fn parse(surroundings: &Surroundings) -> Result<Parsed, UsageError> {
         Some(("frontend", matches)) => resolve("frontend", matches, surroundings, |_| {
             Ok(CommandKind::Frontend)
         }),
+        Some(("doctor", matches)) => match matches.subcommand() {
+            Some((_, matches)) => resolve("doctor", matches, surroundings, |_| {
+                Ok(CommandKind::DoctorRouting)
+            }),
+            None => Ok(Parsed::Print(root().render_long_help().to_string())),
+        },
         Some(("mocker", matches)) => {
             resolve("mocker", matches, surroundings, |_| Ok(CommandKind::Mocker))
         }
@@ -233,6 +246,7 @@ pub(crate) fn root() -> Command {
                 .after_help(MOCKER_HELP),
         ))
         .subcommand(model_command())
+        .subcommand(doctor_command())
         .subcommand(
             Command::new("completions")
                 .about("Print completions for a shell")
@@ -288,6 +302,16 @@ fn model_command() -> Command {
         .arg_required_else_help(true)
         .subcommand(with_options("model", fetch))
         .subcommand(with_options("model", show))
+}
+
+fn doctor_command() -> Command {
+    let routing = Command::new("routing").about(
+        "Say why a frontend's KV-aware routing finds too little in caches, and what mends it",
+    );
+    Command::new("doctor")
+        .about("Look for what is wrong with a running service")
+        .arg_required_else_help(true)
+        .subcommand(with_options("doctor", routing))
 }
 
 /// Adds the options of `name`, and what every command has.

@@ -75,7 +75,9 @@ pub(crate) async fn build(
     };
     let wanted = match output {
         Output::Echo => Wanted::WithoutWeights,
-        Output::Llamacpp | Output::Auto | Output::Endpoint(_) => Wanted::Everything,
+        Output::Llamacpp | Output::Auto | Output::Endpoint(_) | Output::Servers(_) => {
+            Wanted::Everything
+        }
     };
     let model = open(process, model, wanted).await?;
     if model.card().chat_template == Some(TemplateSource::Plain) {
@@ -88,7 +90,7 @@ pub(crate) async fn build(
     let (model, assets) = load_assets(process, model).await?;
     let (model, engine): (LocalModel, Arc<dyn Engine>) = match output {
         Output::Echo => (model, Arc::new(EchoEngine::new(echo))),
-        Output::Llamacpp | Output::Auto | Output::Endpoint(_) => {
+        Output::Llamacpp | Output::Auto | Output::Endpoint(_) | Output::Servers(_) => {
             start_llamacpp(process, model).await?
         }
     };
@@ -168,7 +170,7 @@ pub(crate) async fn open(
     Ok(opened.await??)
 }
 
-async fn load_assets(
+pub(crate) async fn load_assets(
     process: &Process,
     model: LocalModel,
 ) -> anyhow::Result<(LocalModel, dynamo_llm::card::ModelAssets)> {

@@ -1,6 +1,7 @@
 //! The forms `in=...` and `out=...` of `dynamo run` and `dynamo serve`: what speaks to the user,
 //! and what computes. Pure: text in, a form or a reason out.
 
+use dynamo_backends::{AddressError, BackendAddress};
 use dynamo_runtime::discovery::EndpointId;
 use std::path::PathBuf;
 
@@ -32,9 +33,11 @@ pub(crate) enum Output {
     Auto,
     /// The workers of one endpoint.
     Endpoint(EndpointId),
+    /// OpenAI-compatible servers, as they are.
+    Servers(Vec<BackendAddress>),
 }
 
-/// The words after `run`: at most one of each form and one model.
+/// The words after `run`: at most one of each form and one model; servers may be several.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Forms {
     pub(crate) input: Option<Input>,
@@ -50,7 +53,7 @@ pub(crate) enum FormError {
     )]
     Input(String),
     #[error(
-        "out={0} is not an engine; use out=echo, llamacpp, auto, dyn or dyn://NAMESPACE.COMPONENT.ENDPOINT"
+        "out={0} is not an engine; use out=echo, llamacpp, auto, dyn, dyn://NAMESPACE.COMPONENT.ENDPOINT or http://HOST:PORT"
     )]
     Output(String),
     #[error(
@@ -61,6 +64,8 @@ pub(crate) enum FormError {
     BatchWithoutFile,
     #[error("{form} names no endpoint: {reason}; write dyn://NAMESPACE.COMPONENT.ENDPOINT")]
     Endpoint { form: String, reason: String },
+    #[error("out={0}")]
+    Server(AddressError),
     #[error("{form} is given twice ({first} and {second}); give it once")]
     Twice {
         form: &'static str,
@@ -92,7 +97,14 @@ impl Forms {
                 forms.input = Some(parse_input(word, value, namespace)?);
                 (0, "in=")
             } else if let Some(value) = word.strip_prefix("out=") {
-                forms.output = Some(parse_output(word, value, namespace)?);
+                let output = parse_output(word, value, namespace)?;
+                match (&mut forms.output, output) {
+                    (Some(Output::Servers(servers)), Output::Servers(more)) => {
+                        servers.extend(more);
+                        continue;
+                    }
+                    (former, output) => *former = Some(output),
+                }
                 (1, "out=")
             } else {
                 forms.model = Some(word.to_owned());
@@ -141,6 +153,10 @@ fn parse_output(word: &str, value: &str, namespace: &str) -> Result<Output, Form
         "auto" | "dyn" => Ok(Output::Auto),
         _ if value.starts_with("dyn://") => {
             parse_endpoint(word, value, namespace).map(Output::Endpoint)
+        }
+        _ if value.starts_with("http://") || value.starts_with("https://") => {
+            let server = value.parse().map_err(FormError::Server)?;
+            Ok(Output::Servers(vec![server]))
         }
         _ => Err(FormError::Output(value.to_owned())),
     }
@@ -214,6 +230,23 @@ mod tests {
             forms(&["in=dyn://a.b.c.d"]),
             Err(FormError::Endpoint { .. })
         ));
+    }
+
+    #[test]
+    fn servers_may_be_several_and_nothing_else() {
+        let Some(Output::Servers(servers)) =
+            forms(&["out=http://a:1", "in=http", "out=http://b:2/v1"]).unwrap().output
+        else {
+            panic!("these are servers");
+        };
+        let servers: Vec<String> = servers.iter().map(ToString::to_string).collect();
+        assert_eq!(servers, ["http://a:1", "http://b:2"]);
+        for mixed in [["out=http://a:1", "out=echo"], ["out=echo", "out=http://a:1"]] {
+            assert!(matches!(forms(&mixed), Err(FormError::Twice { .. })), "{mixed:?}");
+        }
+        for address in ["out=https://a:1", "out=http://"] {
+            assert!(matches!(forms(&[address]), Err(FormError::Server(_))), "{address}");
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use crate::cli::{CommandKind, Invocation};
 use crate::loader::Surroundings;
 use crate::output::complain;
-use crate::{engine, mocker, run};
+use crate::{doctor, engine, mocker, run};
 use anyhow::Context;
 use dynamo_config::Resolved;
 use dynamo_runtime::component::DistributedRuntime;
@@ -112,6 +112,7 @@ impl Process {
             CommandKind::Run(forms) => Box::pin(run::run(self, forms)).await,
             CommandKind::Frontend => run::frontend(self).await,
             CommandKind::Mocker => mocker::mocker(self).await,
+            CommandKind::DoctorRouting => doctor::routing(&self).await,
             CommandKind::ModelFetch(model) => engine::fetch(&self, &model).await,
             CommandKind::ModelShow(model) => engine::show(&self, &model).await,
         }

@@ -42,7 +42,7 @@ pub(crate) fn is_quiet(command: &CommandKind) -> bool {
             Some(Input::Http | Input::Endpoint(_) | Input::None)
         ),
         CommandKind::Frontend | CommandKind::Mocker => false,
-        CommandKind::ModelFetch(_) | CommandKind::ModelShow(_) => true,
+        CommandKind::ModelFetch(_) | CommandKind::ModelShow(_) | CommandKind::DoctorRouting => true,
     }
 }
 
@@ -72,6 +72,15 @@ pub(crate) async fn run(process: Process, forms: Forms) -> anyhow::Result<ExitSt
             worker(process, endpoint, &output, forms.model.as_deref()).await
         }
         Input::None => engine_alone(process, &output, forms.model.as_deref()).await,
+        Input::Http if matches!(output, Output::Servers(_)) => {
+            let Output::Servers(servers) = output else {
+                bail!("servers are given as out=http://HOST:PORT");
+            };
+            let registry = registry(&process);
+            let model = forms.model.as_deref();
+            let backends = backends::start(&process, &registry, servers, model).await?;
+            http(process, registry, Answerer::Servers(backends)).await
+        }
         Input::Http => {
             let registry = registry(&process);
             let local = attach(&process, &registry, &output, forms.model.as_deref()).await?;
@@ -235,6 +244,7 @@ async fn bind(process: &Process, registry: ModelRegistry) -> anyhow::Result<Boun
         metrics: FrontendMetrics::new(&process.metrics, &options.metrics_prefix)?,
         options,
         models: registry,
+        backends: None,
         environment: process.environment.clone(),
         registry: process.metrics.clone(),
         sampler: process.sampler,

@@ -21,6 +21,7 @@ mod embeddings;
 mod error;
 mod events;
 mod exchange;
+mod forward;
 mod health;
 pub mod local;
 mod metrics;

@@ -33,8 +33,9 @@ pub(crate) async fn one(State(app): State<Arc<App>>, uri: Uri) -> Response {
 }
 
 fn entry(app: &App, name: &str, model: &ServedModel) -> ModelEntry {
-    let context = u64::from(model.card.context_length);
-    ModelEntry::new(name, app.started.as_secs(), Some(context))
+    // Servers need not say it.
+    let context = Some(u64::from(model.card.context_length)).filter(|length| *length > 0);
+    ModelEntry::new(name, app.started.as_secs(), context)
 }
 
 /// The text that a percent-encoded path segment stands for.

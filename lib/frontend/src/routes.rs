@@ -2,7 +2,7 @@
 
 use crate::error::error_response;
 use crate::service::App;
-use crate::{completions, embeddings, health, models, openapi, routing};
+use crate::{completions, embeddings, forward, health, models, openapi, routing};
 use axum::Router;
 use axum::http::{Method, Uri};
 use axum::response::Response;
@@ -29,6 +29,9 @@ pub const ROUTES: &[(&str, &str)] = &[
 /// Routes that need no key: whoever watches the process has none.
 const OPEN: &[&str] = &["/health", "/live", "/metrics"];
 
+/// Routes whose requests go to servers as they are, where there are servers.
+const FORWARDED: &[&str] = &["/v1/chat/completions", "/v1/completions", "/v1/embeddings"];
+
 /// Whether a path is served without a key.
 pub(crate) fn is_open(path: &str) -> bool {
     OPEN.contains(&path)
@@ -38,11 +41,20 @@ pub(crate) fn is_open(path: &str) -> bool {
 pub(crate) fn router(app: Arc<App>) -> Router {
     let mut router = Router::new();
     for (_, path) in ROUTES {
-        if let Some(handler) = handler(path) {
+        let own = handler(path);
+        let handler = match FORWARDED.contains(path) && app.backends.is_some() {
+            true => Some(post(forward::forward)),
+            false => own,
+        };
+        if let Some(handler) = handler {
             // Names of models may contain slashes.
             let path = path.replace("{id}", "{*id}");
             router = router.route(&path, handler);
         }
+    }
+    if app.backends.is_some() {
+        // Whatever else servers know: responses, reranking, classification.
+        router = router.route("/v1/{*path}", post(forward::forward));
     }
     router
         .fallback(route_not_found)

@@ -13,6 +13,7 @@ use crate::routes::router;
 use crate::service::{App, answer};
 use axum::Router;
 use axum::body::Body;
+use dynamo_backends::Backends;
 use dynamo_llm::registry::ModelRegistry;
 use dynamo_runtime::environment::{Connection, Listener};
 use dynamo_runtime::telemetry::{MetricsError, MetricsRegistry, Sampler};
@@ -62,6 +63,8 @@ pub struct Frontend {
     pub options: FrontendOptions,
     /// The models to serve; may change at any time.
     pub models: ModelRegistry,
+    /// Servers that compute all of them, and get requests as they are.
+    pub backends: Option<Backends>,
     /// Sockets, clock, random numbers, compute pool.
     pub environment: Environment,
     /// What the requests are counted in.
@@ -167,6 +170,7 @@ impl Frontend {
             draining: CancellationToken::new(),
             started: self.environment.clock.unix_time(),
             models: self.models,
+            backends: self.backends,
             environment: self.environment,
             metrics: self.metrics,
             registry: self.registry,

@@ -11,6 +11,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::Request;
 use axum::response::Response;
+use dynamo_backends::Backends;
 use dynamo_llm::registry::ModelRegistry;
 use dynamo_protocols::error::{ErrorCode, RequestError};
 use dynamo_runtime::Environment;
@@ -30,6 +31,8 @@ use tracing::Instrument;
 pub(crate) struct App {
     pub(crate) options: FrontendOptions,
     pub(crate) models: ModelRegistry,
+    /// Servers that compute all of them.
+    pub(crate) backends: Option<Backends>,
     pub(crate) environment: Environment,
     pub(crate) metrics: FrontendMetrics,
     pub(crate) registry: MetricsRegistry,

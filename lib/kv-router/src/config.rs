@@ -65,7 +65,7 @@ options! {
         router_temperature: f64 = 0.0, env = "DYN_ROUTER_TEMPERATURE", min = 0.0, max = MAX_WEIGHT;
         /// Use what workers tell about their caches; without it `kv` goes by what was sent to them.
         router_kv_events: bool = true,
-            env = "DYN_ROUTER_USE_KV_EVENTS", env = "DYN_KV_EVENTS", deprecated = "--kv-events";
+            env = "DYN_ROUTER_USE_KV_EVENTS", env = "DYN_KV_EVENTS";
         /// Keep one view of the load among routers of the same workers.
         router_replica_sync: bool = false, env = "DYN_ROUTER_REPLICA_SYNC";
         /// Count the KV blocks of requests in flight.

@@ -13,7 +13,7 @@
 //! - right under any order of events, holes included: a query counts the blocks from the first
 //!   one on that a worker holds without a gap, whatever else it holds
 //! - memory is bounded by [`Index::new`]'s number of blocks, and by that of runs, and follows what is held, both ways:
-//!   a run with more dead than live blocks is compacted
+//!   a run of which over a third is dead is compacted
 //! - no answer depends on the order of a hash map
 //!
 //! The index trusts a worker in what it holds, not in its names: blocks whose sequence hashes are

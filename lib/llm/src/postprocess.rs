@@ -17,7 +17,7 @@ pub use choice::ChoiceDelta;
 pub use fold::{Folded, FoldedChoice};
 
 use crate::preprocess::Prepared;
-use choice::Choice;
+use choice::{Choice, PendingOutput};
 use dynamo_protocols::engine::{EngineRequest, EngineStream, RequestContext};
 use dynamo_protocols::error::{ErrorCode, RequestError};
 use dynamo_protocols::openai::Usage;
@@ -41,6 +41,8 @@ pub struct Generation {
 struct Running {
     choice: Choice,
     stream: Option<EngineStream>,
+    /// What is left of the engine's last output.
+    pending: Option<PendingOutput>,
 }
 
 impl fmt::Debug for Generation {
@@ -79,7 +81,11 @@ impl Generation {
                 if let Some(routed) = route.and_then(|route| route.routed()) {
                     choice.routed(routed);
                 }
-                Ok::<_, RequestError>(Running { choice, stream })
+                Ok::<_, RequestError>(Running {
+                    choice,
+                    stream,
+                    pending: None,
+                })
             }
         };
         let choices = try_join_all(requests.into_iter().enumerate().map(start)).await?;
@@ -115,24 +121,22 @@ impl Generation {
         if let Some(delta) = running.choice.take_echo() {
             return Poll::Ready(Some(Ok(delta)));
         }
+        if let Some(pending) = &mut running.pending {
+            let delta = running.choice.push(pending);
+            return Poll::Ready(Some(Ok(self.passed_on(index, delta))));
+        }
         match stream.as_mut().poll_next(cx) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Some(Ok(output))) => {
-                let cached = output.cached_tokens.unwrap_or(0);
-                let delta = running.choice.push(output);
-                if delta.finish.is_some() {
-                    running.stream = None;
-                }
                 // Later choices of a prompt find the first one's blocks: that is not the client's.
-                let counted = index.is_multiple_of(self.choices_per_prompt);
-                let usage = &mut self.usage;
-                *usage = Usage::new(
-                    usage.prompt_tokens,
-                    usage.completion_tokens + u64::from(delta.tokens),
-                    usage.prompt_tokens_details.cached_tokens
-                        + if counted { u64::from(cached) } else { 0 },
-                );
-                Poll::Ready(Some(Ok(delta)))
+                if index.is_multiple_of(self.choices_per_prompt) {
+                    let cached = output.cached_tokens.unwrap_or(0);
+                    self.usage.prompt_tokens_details.cached_tokens += u64::from(cached);
+                }
+                let mut pending = PendingOutput::new(output);
+                let delta = running.choice.push(&mut pending);
+                running.pending = Some(pending);
+                Poll::Ready(Some(Ok(self.passed_on(index, delta))))
             }
             Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(error))),
             Poll::Ready(None) => Poll::Ready(Some(Err(RequestError::new(
@@ -140,6 +144,24 @@ impl Generation {
                 "the worker went away before the answer was complete; send the request again",
             )))),
         }
+    }
+}
+
+impl Generation {
+    /// Counts a delta, and lets go what is over with it.
+    fn passed_on(&mut self, index: usize, delta: ChoiceDelta) -> ChoiceDelta {
+        let running = &mut self.choices[index];
+        if delta.finish.is_some() {
+            running.stream = None;
+        }
+        running.pending = running.pending.take().filter(|it| !it.is_empty());
+        let usage = &mut self.usage;
+        *usage = Usage::new(
+            usage.prompt_tokens,
+            usage.completion_tokens + u64::from(delta.tokens),
+            usage.prompt_tokens_details.cached_tokens,
+        );
+        delta
     }
 }
 

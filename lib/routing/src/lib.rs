@@ -7,6 +7,7 @@
 //! - [`router`]: the router of one model's workers
 //! - [`call`]: a request on its way to a worker, refusals included
 //! - [`figures`], [`diagnosis`]: the router in numbers, and what they say is wrong
+//! - [`placement`]: the same for a worker that is no engine of ours
 //! - [`account`]: an answer that tells the router how far it is
 
 pub mod account;
@@ -15,8 +16,11 @@ pub mod diagnosis;
 pub mod figures;
 mod members;
 pub mod news;
+pub mod placement;
 mod question;
 pub mod router;
 
 pub use call::RoutedCall;
-pub use router::{RouterSetup, WorkerRouter};
+pub use placement::Placement;
+pub use question::Prompt;
+pub use router::{FedSetup, RouterFeed, RouterSetup, WorkerRouter};

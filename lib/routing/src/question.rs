@@ -10,6 +10,23 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// A prompt for a worker that is no engine of ours.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Prompt<'a> {
+    /// Its tokens; empty where they are not known.
+    pub tokens: &'a [u32],
+    /// How many it has, estimated where the tokens are not known.
+    pub isl_tokens: u64,
+    /// The LoRA adapter that blocks are hashed with.
+    pub lora: Option<&'a str>,
+    /// The cache salt that blocks are hashed with.
+    pub salt: Option<&'a str>,
+    /// Higher goes earlier within its tenant.
+    pub priority: i32,
+    /// Instances to choose from; `None` is all.
+    pub allowed: Option<&'a [u64]>,
+}
+
 /// See the module's description.
 #[derive(Debug)]
 pub(crate) struct Question {
@@ -18,7 +35,7 @@ pub(crate) struct Question {
     isl_tokens: u64,
     lora: Option<Arc<str>>,
     priority: i32,
-    allowed: Option<[u64; 1]>,
+    allowed: Option<Vec<u64>>,
 }
 
 impl Question {
@@ -35,7 +52,30 @@ impl Question {
             allowed: slip
                 .as_ref()
                 .and_then(|slip| slip.hints.instance)
-                .map(|instance| [instance]),
+                .map(|instance| vec![instance]),
+            slip,
+        }
+    }
+
+    /// Of a prompt that no engine of ours gets. An instance that its slip names is the only one
+    /// allowed.
+    pub(crate) fn of_prompt(
+        prompt: &Prompt<'_>,
+        slip: Option<Arc<RouteSlip>>,
+        block_size: NonZeroU32,
+    ) -> Self {
+        let named = slip.as_ref().and_then(|slip| slip.hints.instance);
+        let context = HashContext::of(prompt.lora, prompt.salt);
+        let blocks = block_hashes(prompt.tokens, block_size.get() as usize, &context);
+        Self {
+            hashes: sequence_hashes(&blocks),
+            isl_tokens: prompt.isl_tokens,
+            // Who has the adapter is said by who is allowed.
+            lora: None,
+            priority: prompt.priority,
+            allowed: named
+                .map(|instance| vec![instance])
+                .or_else(|| prompt.allowed.map(<[u64]>::to_vec)),
             slip,
         }
     }
@@ -50,7 +90,7 @@ impl Question {
             lora: self.lora.as_deref(),
             session: hints.and_then(|it| it.session.as_deref()),
             target: Target {
-                allowed: self.allowed.as_ref().map(<[u64; 1]>::as_slice),
+                allowed: self.allowed.as_deref(),
                 excluded,
                 dp_rank: hints.and_then(|it| it.dp_rank),
             },

@@ -11,6 +11,10 @@
 //! What it does not do: send anything. [`RoutedCall`] says where a call goes, and
 //! [`Accounted`](crate::account::Accounted) tells the router how far the answer is.
 
+mod fed;
+
+pub use fed::{FedSetup, RouterFeed};
+
 use crate::call::RoutedCall;
 use crate::members::{Leavers, Members};
 use crate::question::Question;
@@ -141,22 +145,7 @@ impl WorkerRouter {
     /// A router that follows its workers from now on.
     pub fn start(setup: RouterSetup) -> Self {
         let environment = setup.runtime.environment().clone();
-        // Tells the bookings of replicas apart; zero is nobody's.
-        let origin = environment.random.next_u64().max(1);
-        let shared = Arc::new(Shared {
-            started: Instant::now(),
-            block_size: setup.block_size,
-            min_workers: setup.options.router_min_initial_workers as usize,
-            index: SharedIndex::default(),
-            core: Mutex::new(Core {
-                router: Router::new(&setup.options, setup.block_size, origin),
-                members: Members::default(),
-                waiters: HashMap::new(),
-            }),
-            pump: Notify::new(),
-            told: Told::default(),
-            environment,
-        });
+        let shared = Shared::new(environment, setup.block_size, &setup.options);
         let tasks = setup.runtime.tasks().child();
         let plane = DirectEventPlane::new(setup.runtime);
         let news = plane.subscribe(setup.news, setup.workers);
@@ -236,6 +225,25 @@ impl WorkerRouter {
 // === impl Shared ===
 
 impl Shared {
+    fn new(environment: Environment, block_size: NonZeroU32, options: &RouterOptions) -> Arc<Self> {
+        // Tells the bookings of replicas apart; zero is nobody's.
+        let origin = environment.random.next_u64().max(1);
+        Arc::new(Self {
+            started: Instant::now(),
+            block_size,
+            min_workers: options.router_min_initial_workers as usize,
+            index: SharedIndex::default(),
+            core: Mutex::new(Core {
+                router: Router::new(options, block_size, origin),
+                members: Members::default(),
+                waiters: HashMap::new(),
+            }),
+            pump: Notify::new(),
+            told: Told::default(),
+            environment,
+        })
+    }
+
     pub(crate) fn now(&self) -> Duration {
         self.started.elapsed()
     }
@@ -394,12 +402,16 @@ impl Shared {
 
     fn set_instances(&self, instances: &[Instance]) {
         let present: Vec<u64> = instances.iter().map(|it| it.id.get()).collect();
+        self.set_present(&present);
+    }
+
+    fn set_present(&self, present: &[u64]) {
         let leavers = {
             let mut core = self.core.lock();
             let Core {
                 router, members, ..
             } = &mut *core;
-            members.set_instances(router, &present)
+            members.set_instances(router, present)
         };
         self.clear(&leavers);
         self.wake(&self.core.lock());

@@ -14,6 +14,8 @@ pub const LAYERS: &[&[&str]] = &[
     &["dynamo-routing"],
     // The model's side: pipeline and engines.
     &["dynamo-llm", "dynamo-llamacpp", "dynamo-mocker"],
+    // Servers that are not ours, as workers.
+    &["dynamo-backends"],
     // Services.
     &["dynamo-frontend"],
     // Everything wired together.

@@ -222,3 +222,33 @@ fn ranks_of_one_worker_are_chosen_apart() {
         assert!(tokens.as_u64().unwrap() >= 16);
     }
 }
+
+#[test]
+fn the_doctor_says_what_is_wrong_and_what_mends_it() {
+    let place = Place::new();
+    let alone = place.start("alone", &["mocker", "--block-size", "16"]);
+    let frontend = place.start("frontend", FRONTEND);
+    frontend.await_models(&["mock"]);
+    await_telling(&frontend, 1);
+    let look = || place.run(&["doctor", "routing", "--url", &frontend.address]);
+    let found = look();
+    assert_eq!(found.code, Some(1), "{}", found.stderr);
+    assert!(
+        found.stdout.contains("start more workers"),
+        "{}",
+        found.stdout
+    );
+    let _other = place.start("other", &["mocker", "--block-size", "16"]);
+    await_telling(&frontend, 2);
+    let found = look();
+    assert_eq!(found.code, Some(0), "{}{}", found.stdout, found.stderr);
+    assert!(
+        found.stdout.contains("nothing is wrong"),
+        "{}",
+        found.stdout
+    );
+    drop(alone);
+    let nobody = place.run(&["doctor", "routing", "--url", "http://127.0.0.1:9"]);
+    assert_eq!(nobody.code, Some(1));
+    assert!(nobody.stderr.contains("--url"), "{}", nobody.stderr);
+}

@@ -118,6 +118,7 @@ pub(crate) async fn bind(
     let frontend = Frontend {
         options,
         models: models.clone(),
+        backends: None,
         environment: environment(),
         metrics,
         registry,

@@ -1,3 +1,5 @@
+//! Tests of foreign block ids: examples, and an engine against what the index then holds.
+
 use super::{ExternalBlocks, ExternalError, ExternalStored};
 use crate::index::{Index, Matches, TierEvent};
 use crate::worker::{Slot, Tier};

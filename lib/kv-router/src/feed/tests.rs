@@ -1,3 +1,5 @@
+//! Tests of the feed: examples, and a stream that loses, repeats and disorders batches.
+
 use super::{Feed, FeedStep, MAX_QUESTIONS, MAX_WAITING_EVENTS, Question};
 use dynamo_protocols::kv::{KvEvent, KvEventBatch};
 use proptest::prelude::*;

@@ -6,8 +6,8 @@ use super::table::Place;
 use std::ops::Range;
 
 impl Index {
-    /// Frees a run that nobody holds anything of, and compacts one with more dead than live
-    /// blocks: what was copied is no more than what died since the last time.
+    /// Frees a run that nobody holds anything of, and compacts one of which over a third
+    /// is dead: what is copied is at most twice what died since the last time.
     pub(super) fn settle(&mut self, number: u32) {
         let Some(extent) = self.loose_extent(number) else {
             return;
@@ -23,10 +23,10 @@ impl Index {
         }
     }
 
-    /// Where the live blocks of a run lie if over half of it is dead.
+    /// Where the live blocks of a run lie if over a third of it is dead.
     fn loose_extent(&self, number: u32) -> Option<Range<u16>> {
         let run = self.runs.get(number);
-        if run.live > 0 && u32::from(run.live) * 2 >= u32::from(run.len()) {
+        if run.live > 0 && u32::from(run.live) * 3 >= u32::from(run.len()) * 2 {
             return None;
         }
         Some(run.holders.extent().unwrap_or_default())

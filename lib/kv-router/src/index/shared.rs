@@ -5,13 +5,18 @@ use super::store::is_chain;
 use super::{Counters, Index, Matches, TierEvent};
 use crate::worker::{Slot, Tier};
 use dynamo_protocols::kv::{BlockHash, KvEvent, SequenceHash};
-use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::hint::spin_loop;
 
 /// Blocks that a writer changes before readers get their turn: some microseconds.
 const TURN_BLOCKS: usize = 64;
 
 /// Runs that a sweep looks at before readers get their turn, or one or two that it changes.
 const TURN_RUNS: usize = 512;
+
+/// Times that a thread looks whether the index is free before it sleeps: longer than most reads and
+/// turns take, because to yield or to be woken costs more than they do.
+const SPINS: u32 = 512;
 
 /// An [`Index`] that threads share. Readers never wait for each other, and for a writer only some
 /// microseconds, however large its event: they may see part of it.
@@ -33,12 +38,12 @@ impl SharedIndex {
 
     /// See [`Index::find`].
     pub fn find(&self, hashes: &[SequenceHash], matches: &mut Matches) {
-        self.index.read().find(hashes, matches);
+        self.read().find(hashes, matches);
     }
 
     /// See [`Index::find_blocks`].
     pub fn find_blocks(&self, hashes: &[BlockHash], matches: &mut Matches) {
-        self.index.read().find_blocks(hashes, matches);
+        self.read().find_blocks(hashes, matches);
     }
 
     /// See [`Index::apply`].
@@ -64,39 +69,39 @@ impl SharedIndex {
 
     /// See [`Index::snapshot`]. Writers wait for it.
     pub fn snapshot(&self, slot: Slot) -> Vec<TierEvent> {
-        self.index.read().snapshot(slot)
+        self.read().snapshot(slot)
     }
 
     /// See [`Index::counters`].
     pub fn counters(&self) -> Counters {
-        self.index.read().counters()
+        self.read().counters()
     }
 
     /// See [`Index::blocks`].
     pub fn blocks(&self) -> u64 {
-        self.index.read().blocks()
+        self.read().blocks()
     }
 
     /// See [`Index::distinct_blocks`].
     pub fn distinct_blocks(&self) -> usize {
-        self.index.read().distinct_blocks()
+        self.read().distinct_blocks()
     }
 
     /// See [`Index::blocks_of`].
     pub fn blocks_of(&self, slot: Slot) -> u64 {
-        self.index.read().blocks_of(slot)
+        self.read().blocks_of(slot)
     }
 
     /// See [`Index::memory_bytes`].
     pub fn memory_bytes(&self) -> usize {
-        self.index.read().memory_bytes()
+        self.read().memory_bytes()
     }
 
     fn write(&self, slot: Slot, tier: Tier, event: &KvEvent) {
         let holder = Holder::new(slot, tier);
         match event {
             KvEvent::Stored { parent, blocks } if !is_chain(*parent, blocks) => {
-                self.index.write().refuse_inconsistent();
+                self.lock().refuse_inconsistent();
             }
             KvEvent::Stored { parent, blocks } => {
                 let mut parent = *parent;
@@ -112,8 +117,16 @@ impl SharedIndex {
         }
     }
 
+    fn read(&self) -> RwLockReadGuard<'_, Index> {
+        spin(|| self.index.try_read()).unwrap_or_else(|| self.index.read())
+    }
+
+    fn lock(&self) -> RwLockWriteGuard<'_, Index> {
+        spin(|| self.index.try_write()).unwrap_or_else(|| self.index.write())
+    }
+
     fn in_turns<T>(&self, blocks: &[T], mut change: impl FnMut(&mut Index, &[T])) {
-        let mut index = self.index.write();
+        let mut index = self.lock();
         for some in blocks.chunks(TURN_BLOCKS) {
             change(&mut index, some);
             RwLockWriteGuard::bump(&mut index);
@@ -121,11 +134,21 @@ impl SharedIndex {
     }
 
     fn sweep(&self, slot: Slot) {
-        let mut index = self.index.write();
+        let mut index = self.lock();
         let mut next = Some(0);
         while let Some(start) = next {
             next = index.sweep(slot, start, TURN_RUNS);
             RwLockWriteGuard::bump(&mut index);
         }
     }
+}
+
+fn spin<T>(attempt: impl Fn() -> Option<T>) -> Option<T> {
+    for _ in 0..SPINS {
+        if let Some(guard) = attempt() {
+            return Some(guard);
+        }
+        spin_loop();
+    }
+    None
 }

@@ -1,3 +1,5 @@
+//! Tests of the index: examples, and any order of events against sets of hashes.
+
 use super::{Index, Matches, SharedIndex, TierEvent};
 use crate::worker::{Slot, Tier};
 use dynamo_protocols::kv::{Block, KvEvent, SequenceHash};

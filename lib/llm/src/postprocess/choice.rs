@@ -43,6 +43,34 @@ pub(super) struct Choice {
     tells: ExtraFields,
 }
 
+/// An output of the engine that is taken one token at a time: each is an event of its own, however
+/// many come at once.
+pub(super) struct PendingOutput {
+    ids: std::vec::IntoIter<TokenId>,
+    logprobs: std::vec::IntoIter<TokenLogprobs>,
+    finish_reason: Option<FinishReason>,
+}
+
+impl PendingOutput {
+    pub(super) fn new(output: EngineOutput) -> Self {
+        Self {
+            ids: output.token_ids.into_iter(),
+            logprobs: output.logprobs.unwrap_or_default().into_iter(),
+            finish_reason: output.finish_reason,
+        }
+    }
+
+    /// Whether all of it was taken.
+    pub(super) fn is_empty(&self) -> bool {
+        self.ids.as_slice().is_empty() && self.finish_reason.is_none()
+    }
+
+    fn clear(&mut self) {
+        self.ids = Vec::new().into_iter();
+        self.finish_reason = None;
+    }
+}
+
 impl Choice {
     pub(super) fn new(
         index: usize,
@@ -101,45 +129,27 @@ impl Choice {
         })
     }
 
-    /// Takes an output of the engine. Tokens behind a stop string are left out.
-    pub(super) fn push(&mut self, output: EngineOutput) -> ChoiceDelta {
+    /// Takes the next token of an output. Tokens behind a stop string are left out.
+    pub(super) fn push(&mut self, output: &mut PendingOutput) -> ChoiceDelta {
         let mut delta = ChoiceDelta {
             index: self.index,
             logprobs: self.logprobs.then(Vec::new),
             ..ChoiceDelta::default()
         };
-        let count = output.token_ids.len();
-        let mut logprobs = output.logprobs.unwrap_or_default().into_iter();
-        for (i, id) in output.token_ids.into_iter().enumerate() {
-            delta.tokens += 1;
-            if let Some(ids) = self
-                .extra
-                .as_mut()
-                .and_then(|e| e.completion_token_ids.as_mut())
-            {
-                ids.push(id);
-            }
-            let logprob = logprobs.next();
-            let last = if i + 1 == count {
-                output.finish_reason
-            } else {
-                None
-            };
-            if last.is_some_and(|reason| self.hides(id, reason)) {
-                continue;
-            }
-            if let (Some(list), Some(logprob)) = (&mut delta.logprobs, logprob) {
-                list.push(self.logprob(id, &logprob));
-            }
-            let decoded = self.detokenizer.push(id);
-            delta.text.push_str(&decoded.text);
-            if let Some(stop) = decoded.stop {
-                let text = self.options.stop_strings.get(stop).cloned();
-                self.finish(&mut delta, "stop", text.map(StopReason::Text));
+        if let Some(id) = output.ids.next() {
+            delta.tokens = 1;
+            let logprob = output.logprobs.next();
+            let last = output
+                .finish_reason
+                .filter(|_| output.ids.as_slice().is_empty());
+            if !self.take_token(&mut delta, id, logprob, last) {
+                output.clear();
                 return delta;
             }
         }
-        if let Some(reason) = output.finish_reason {
+        if output.ids.as_slice().is_empty()
+            && let Some(reason) = output.finish_reason.take()
+        {
             delta.text.push_str(&self.detokenizer.finish());
             let (word, why) = match reason {
                 FinishReason::Length => ("length", None),
@@ -150,6 +160,35 @@ impl Choice {
             self.finish(&mut delta, word, why);
         }
         delta
+    }
+
+    /// Adds a token; `last` is why the engine ended with it, if it did. Answers whether the choice
+    /// goes on as far as its text is concerned.
+    fn take_token(
+        &mut self,
+        delta: &mut ChoiceDelta,
+        id: TokenId,
+        logprob: Option<TokenLogprobs>,
+        last: Option<FinishReason>,
+    ) -> bool {
+        let ids = self.extra.as_mut();
+        if let Some(ids) = ids.and_then(|extra| extra.completion_token_ids.as_mut()) {
+            ids.push(id);
+        }
+        if last.is_some_and(|reason| self.hides(id, reason)) {
+            return true;
+        }
+        if let (Some(list), Some(logprob)) = (&mut delta.logprobs, logprob) {
+            list.push(self.logprob(id, &logprob));
+        }
+        let decoded = self.detokenizer.push(id);
+        delta.text = decoded.text;
+        if let Some(stop) = decoded.stop {
+            let text = self.options.stop_strings.get(stop).cloned();
+            self.finish(delta, "stop", text.map(StopReason::Text));
+            return false;
+        }
+        true
     }
 
     /// Whether the token only ended the choice and is no part of its text.

@@ -49,12 +49,25 @@ fn ids(text: &str) -> Vec<TokenId> {
     text.bytes().map(TokenId::from).collect()
 }
 
+/// All deltas of an output as one.
+fn push(choice: &mut Choice, output: EngineOutput) -> ChoiceDelta {
+    let mut pending = PendingOutput::new(output);
+    let mut whole = choice.push(&mut pending);
+    while !pending.is_empty() {
+        let delta = choice.push(&mut pending);
+        whole.text.push_str(&delta.text);
+        whole.tokens += delta.tokens;
+        whole.finish = delta.finish;
+    }
+    whole
+}
+
 /// Text, finish reason and number of tokens of a choice that gets `chunks`.
 fn run(mut choice: Choice, chunks: &[&[TokenId]]) -> (String, Option<&'static str>, u32) {
     let (mut text, mut tokens) = (String::new(), 0);
     for (i, chunk) in chunks.iter().enumerate() {
         let last = (i + 1 == chunks.len()).then_some(FinishReason::Length);
-        let delta = choice.push(output(chunk, last));
+        let delta = push(&mut choice, output(chunk, last));
         text.push_str(&delta.text);
         tokens += delta.tokens;
         if delta.finish.is_some() {
@@ -72,6 +85,7 @@ fn generation(streams: Vec<EngineStream>, choices_per_prompt: usize) -> Generati
             .map(|(index, stream)| Running {
                 choice: choice(index, &["!".to_owned()], false, 0),
                 stream: Some(stream),
+                pending: None,
             })
             .collect(),
         next: 0,
@@ -88,21 +102,47 @@ fn outputs(items: Vec<EngineOutput>) -> EngineStream {
 #[test]
 fn the_token_that_ends_a_choice_is_not_its_text() {
     let mut ended = choice(0, &[], false, 0);
-    let delta = ended.push(output(
-        &[104, ByteTokenizer::EOS],
-        Some(FinishReason::EndOfSequence),
-    ));
+    let delta = push(
+        &mut ended,
+        output(
+            &[104, ByteTokenizer::EOS],
+            Some(FinishReason::EndOfSequence),
+        ),
+    );
     assert_eq!(
         (delta.text.as_str(), delta.finish, delta.tokens),
         ("h", Some("stop"), 2)
     );
     let mut stopped = choice(0, &[], false, 0);
-    let delta = stopped.push(output(&[104, 105], Some(FinishReason::StopToken(105))));
+    let delta = push(
+        &mut stopped,
+        output(&[104, 105], Some(FinishReason::StopToken(105))),
+    );
     assert_eq!((delta.text.as_str(), delta.finish), ("h", Some("stop")));
     // An engine that ends on its own account keeps its last word.
     let mut own = choice(0, &[], false, 0);
-    let delta = own.push(output(&[104, 105], Some(FinishReason::EndOfSequence)));
+    let delta = push(
+        &mut own,
+        output(&[104, 105], Some(FinishReason::EndOfSequence)),
+    );
     assert_eq!((delta.text.as_str(), delta.finish), ("hi", Some("stop")));
+}
+
+#[test]
+fn tokens_that_come_at_once_are_deltas_of_their_own() {
+    let stream = outputs(vec![
+        output(&ids("abc"), None),
+        output(&ids("d"), Some(FinishReason::Length)),
+    ]);
+    let mut generation = generation(vec![stream], 1);
+    let mut texts = Vec::new();
+    while let Some(Some(delta)) = generation.next().now_or_never() {
+        let delta = delta.unwrap();
+        assert_eq!(delta.tokens, 1);
+        texts.push(delta.text);
+    }
+    assert_eq!(texts, ["a", "b", "c", "d"]);
+    assert_eq!(generation.usage().completion_tokens, 4);
 }
 
 #[test]
@@ -187,7 +227,9 @@ async fn a_stop_string_drops_the_engines_stream_in_the_same_poll() {
     });
     let mut generation = generation(vec![Box::pin(endless)], 1);
     let delta = generation.next().await.unwrap().unwrap();
-    assert_eq!((delta.text.as_str(), delta.finish), ("a", Some("stop")));
+    assert_eq!((delta.text.as_str(), delta.finish), ("a", None));
+    let delta = generation.next().await.unwrap().unwrap();
+    assert_eq!((delta.text.as_str(), delta.finish), ("", Some("stop")));
     assert_eq!(Arc::strong_count(&alive), 1);
     assert!(generation.next().await.is_none());
 }
