@@ -11,10 +11,10 @@ export CARGO_INCREMENTAL := 0
 PYTHON := .tools/venv/bin/python
 NEXTEST := $(shell command -v cargo-nextest 2>/dev/null)
 
-.PHONY: help build demo test ci lint fmt docs deny sim bench models tools python-tests reference
+.PHONY: help build demo test ci lint fmt docs deny sim bench bench-peers models tools python-tests reference
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 tools: ## find or fetch what the build needs
 	@scripts/build_tools.sh
@@ -62,6 +62,11 @@ reference: build ## write docs/reference from the options' declarations
 
 bench: build models ## the figures of docs/benchmarks.md
 	@benchmarks/run.sh
+
+bench-peers: build ## the table beside the published system, fetched into .tools/peers
+	@scripts/fetch_models.sh tokenizers
+	@scripts/peers_install.sh
+	@python3 benchmarks/peers.py
 
 ci: ## what CI runs, with the seconds of each stage
 	@scripts/ci.sh

@@ -1,262 +1,272 @@
-"""Beside the published Dynamo, in one run on one machine: CPU time per request of frontend and
-worker, latency of a single client, memory. Both systems serve the Qwen3 tokenizer with one
-simulated worker and KV routing, and take turns. Prints a table; --json writes the figures.
+"""Beside the published system, in one run on one machine: what frontend and worker cost per request and
+per token, what a single client waits, how evenly paced streams arrive, and memory. Each system is a
+frontend with KV routing and one simulated worker with the Qwen3 tokenizer. Both run all the time and
+take turns; a ratio is the median of the rounds' ratios. Prints a table and writes
+benchmarks/results/peers-TIME.json.
 
-Needs target/release/dynamo, .models/tokenizers/qwen3 and, unless --ours-only, what
+Needs target/release/dynamo, .models/tokenizers/qwen3 and, unless --ours-only is given, what
 scripts/peers_install.sh installs."""
 
 import argparse
 import asyncio
-import contextlib
+import dataclasses
+import datetime
 import json
 import os
 import pathlib
-import random
-import shutil
-import signal
-import socket
+import platform
 import statistics
-import subprocess
-import tempfile
+import sys
 import time
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-TOKENIZER = ROOT / ".models/tokenizers/qwen3"
-PEER_PYTHON = ROOT / ".tools/peers/bin/python"
-START_SECONDS = 120
-REQUEST_SECONDS = 120
-MODEL = "qwen3"
-WORKER = ["--model-name", MODEL, "--num-gpu-blocks-override", "16384", "--max-num-seqs", "512"]
-# What the peer wants to know of a model beyond its tokenizer.
-CONFIG = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "vocab_size": 151936}
-CONFIG |= {"eos_token_id": 151645, "bos_token_id": 151643, "num_hidden_layers": 28}
-CONFIG |= {"hidden_size": 1024, "num_attention_heads": 16, "num_key_value_heads": 8}
+import peers_capture
+from peers_client import Answer, Text, closed_loop, gaps, one_by_one, side_by_side
+from peers_systems import MODEL, Failed, System
+from processes import ROOT
+
+RESULTS = ROOT / "benchmarks/results"
+PEER_VENV = ROOT / ".tools/peers"
 FLAT_OUT = ["--speedup-ratio", "10000"]
-WORDS = (
-    "time year people way day man thing woman life child world school state family student group "
-    "country problem hand part place case week company system program question work government "
-    "number night point home water room mother area money story fact month lot right study book "
-    "eye job word business issue side kind head house service friend father power hour game line "
-    "end member law car city community name president team minute idea kid body information back "
-    "parent face others level office door health person art war history party result change "
-    "morning reason research girl guy moment air teacher force education"
-).split()
+# The published timing of a decode step with an almost empty cache is 5.7 ms; this makes it 20.
+PACED = ["--speedup-ratio", "0.3"]
+STREAMS = 64
+CLIENTS = 8
+# A frontend gives back what loading a model took a moment after the model is listed.
+SETTLE_SECONDS = 3
 
 
-class Text:
-    """Prose-like text without end. Its seed makes it this one and no other."""
+@dataclasses.dataclass
+class Sizes:
+    """How much is sent in one round."""
 
-    def __init__(self, seed: int):
-        self.random = random.Random(seed)
-
-    def words(self, count: int) -> str:
-        return " ".join(self.random.choices(WORDS, k=count))
-
-
-def model_folder(folder: pathlib.Path) -> pathlib.Path:
-    """The tokenizer with a configuration that both systems take."""
-    shutil.copytree(TOKENIZER, folder)
-    config = folder / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | CONFIG))
-    return folder
+    short: int = 400
+    long: int = 80
+    outputs: int = 80
+    single: int = 60
+    paced_tokens: int = 200
 
 
-class System:
-    """A frontend and a worker of one of the two systems."""
-
-    def __init__(self, name: str, commands, environment: dict):
-        self.name, self.commands, self.environment = name, commands, environment
-
-    @contextlib.contextmanager
-    def running(self, worker_options):
-        folder = pathlib.Path(tempfile.mkdtemp())
-        discovery = folder / "discovery"
-        discovery.mkdir(mode=0o700)
-        with socket.socket() as taken:
-            taken.bind(("127.0.0.1", 0))
-            self.port = taken.getsockname()[1]
-        environment = {
-            **os.environ,
-            "DYN_DISCOVERY_BACKEND": "file",
-            "DYN_FILE_KV": str(discovery),
-            "DYN_ARTEFACT_CACHE": str(folder / "artefacts"),
-            **self.environment,
-        }
-        worker, frontend = self.commands(self.port)
-        worker += ["--model-path", str(model_folder(folder / "model"))]
-        logs = [open(folder / name, "wb") for name in ("worker.log", "frontend.log")]
-        processes = []
-        try:
-            for command, log in ((worker + WORKER + worker_options, logs[0]), (frontend, logs[1])):
-                processes.append(
-                    subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=folder)
-                )
-            self.worker, self.frontend = processes
-            asyncio.run(self.wait_until_it_answers(folder))
-            yield self
-        finally:
-            for process in processes:
-                process.send_signal(signal.SIGTERM)
-            for process in processes:
-                try:
-                    process.wait(timeout=10)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.wait()
-            for log in logs:
-                log.close()
-            shutil.rmtree(folder, ignore_errors=True)
-
-    async def wait_until_it_answers(self, folder):
-        deadline = time.monotonic() + START_SECONDS
-        last = None
-        while time.monotonic() < deadline:
-            for process, name in ((self.worker, "worker"), (self.frontend, "frontend")):
-                if process.poll() is not None:
-                    raise SystemExit(f"{self.name}: {(folder / (name + '.log')).read_text()[-3000:]}")
-            try:
-                await Client(self.port).ask("hello", 2)
-                return
-            except (OSError, RuntimeError, EOFError, asyncio.IncompleteReadError) as error:
-                last = error
-                await asyncio.sleep(0.1)
-        raise SystemExit(f"{self.name} does not answer: {last!r}")
-
-    def cpu(self):
-        return cpu_seconds(self.frontend.pid), cpu_seconds(self.worker.pid)
-
-    def rss(self):
-        return rss_megabytes(self.frontend.pid), rss_megabytes(self.worker.pid)
+QUICK = Sizes(short=200, long=30, outputs=30, single=30, paced_tokens=100)
 
 
-class Client:
-    """One connection that streams chat completions, and as little CPU time as Python can."""
+@dataclasses.dataclass
+class Row:
+    """One line of the table. `floor` and `aim` are shares of the peer's figure, `limit` is ours' own."""
 
-    def __init__(self, port: int):
-        self.port = port
-        self.reader = self.writer = None
+    name: str
+    floor: float | None = None
+    aim: float | None = None
+    limit: float | None = None
+    digits: int = 3
 
-    async def ask(self, content, tokens: int, stamps=None) -> int:
-        """The number of events with text; `content` is a text, or a list of messages."""
-        return await asyncio.wait_for(self._ask(content, tokens, stamps), REQUEST_SECONDS)
+    def verdict(self, mine: float, ratio: float | None) -> str:
+        if self.limit is not None:
+            return "pass" if mine <= self.limit else "MISS"
+        if ratio is None or self.floor is None:
+            return ""
+        if self.aim is not None and ratio <= self.aim:
+            return "aim"
+        return "pass" if ratio <= self.floor else "MISS"
 
-    async def _ask(self, content, tokens, stamps):
-        if self.writer is None:
-            self.reader, self.writer = await asyncio.open_connection(
-                "127.0.0.1", self.port, limit=1 << 20
-            )
-        messages = content if isinstance(content, list) else [{"role": "user", "content": content}]
-        body = json.dumps(
-            {
-                "model": MODEL,
-                "messages": messages,
-                "max_tokens": tokens,
-                "ignore_eos": True,
-                "stream": True,
-            }
-        ).encode()
-        self.writer.write(
-            b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
-            b"content-length: %d\r\n\r\n" % len(body)
-            + body
+
+TABLE = [
+    Row("frontend ms, 400 in, 64 out", 1 / 5, 1 / 10),
+    Row("worker ms, 400 in, 64 out", 1 / 4),
+    Row("frontend ms, 8000 in, 16 out, cold", 1 / 10, 1 / 20),
+    Row("worker ms, 8000 in, 16 out, cold", 1 / 4),
+    Row("frontend ms, 8000 in, 16 out, prefix repeated", 1 / 15, 1 / 40),
+    Row("worker ms, 8000 in, 16 out, prefix repeated", 1 / 4),
+    Row("frontend us per token, 512 out", 1 / 4, 1 / 8, digits=2),
+    Row("worker us per token, 512 out", 1 / 4, digits=2),
+    Row("frontend us per token, paced", 1 / 3, digits=2),
+    Row("worker us per token, paced", digits=2),
+    Row("added by the frontend p50 ms, paced"),
+    Row("added by the frontend p99 ms, paced", limit=1.0),
+    Row("gap between tokens p50 ms, paced", digits=2),
+    Row("gap between tokens p99 ms, paced", digits=2),
+    Row("one client p50 ms", 1 / 10),
+    Row("one client p99 ms"),
+    Row("one client p50 ms, acknowledging at once"),
+    Row("frontend RSS MB at rest", 1 / 3, digits=1),
+    Row("frontend RSS MB after load", 1 / 3, digits=1),
+    Row("worker RSS MB at rest", 1 / 5, digits=1),
+    Row("worker RSS MB after load", 1 / 5, digits=1),
+    Row("events with text per output token", digits=4),
+    Row("prompt tokens, 400 in", digits=1),
+    Row("prompt tokens, 8000 in, cold", digits=1),
+    Row("prompt tokens, 8000 in, prefix repeated", digits=1),
+    Row("cached share, prefix repeated"),
+]
+
+
+class Figures:
+    """What was measured of one system, round by round."""
+
+    def __init__(self):
+        self.rounds: dict[str, list[float]] = {}
+
+    def add(self, name: str, value: float):
+        assert any(row.name == name for row in TABLE), name
+        self.rounds.setdefault(name, []).append(value)
+
+    def median(self, name: str) -> float | None:
+        return statistics.median(self.rounds[name]) if name in self.rounds else None
+
+
+class Measured:
+    """A system, what its figures are, and the workloads."""
+
+    def __init__(self, system: System, sizes: Sizes):
+        self.system, self.sizes = system, sizes
+        self.figures = Figures()
+        self.words_per_token = 1.0
+        self.failure = None
+
+    def send(self, requests: list, clients: int = CLIENTS):
+        """CPU seconds of the parts, and the answers; fails unless every output token is there and,
+        but for those that end within a character, an event of its own."""
+        before = self.system.cpu_seconds()
+        answers = asyncio.run(closed_loop(self.system.port, MODEL, requests, clients))
+        after = self.system.cpu_seconds()
+        check(answers, requests)
+        return {part: after[part] - before[part] for part in before}, answers
+
+    def calibrate(self):
+        """Finds how many words make a token, so that prompts have the length that their names tell."""
+        words = 4_000
+        _, (long, short) = self.send([(Text(-1).take(words), 1), ("hello", 1)], clients=1)
+        self.words_per_token = words / (long.prompt_tokens - short.prompt_tokens)
+
+    def prompts(self, text: Text, tokens: int, count: int, outputs: int) -> list:
+        words = round((tokens - 8) * self.words_per_token)
+        return [(text.take(words), outputs) for _ in range(count)]
+
+    def flat_out_round(self, number: int):
+        text = Text(number)
+        short = self.requests_of_400(text)
+        self.long_prompts(text)
+        self.repeated_prefix(text)
+        self.long_outputs(text, short)
+        self.single_client()
+
+    def per_request(self, name: str, requests: list) -> tuple[dict, list[Answer]]:
+        cpu, answers = self.send(requests)
+        for part, seconds in cpu.items():
+            self.figures.add(f"{part} ms, {name}", seconds * 1000 / len(requests))
+        return cpu, answers
+
+    def requests_of_400(self, text: Text) -> dict:
+        cpu, answers = self.per_request(
+            "400 in, 64 out", self.prompts(text, 400, self.sizes.short, 64)
         )
-        head = await self.reader.readuntil(b"\r\n\r\n")
-        if not head.startswith(b"HTTP/1.1 200"):
-            await self.close()
-            raise RuntimeError(head[:200])
-        events = 0
-        whole = b""
-        while True:
-            size = int(await self.reader.readuntil(b"\r\n"), 16)
-            data = await self.reader.readexactly(size + 2)
-            if size == 0:
-                break
-            whole += data[:-2]
-            if stamps is not None:
-                stamps.append(time.perf_counter())
-        if b"data: [DONE]" not in whole or b'"error"' in whole:
-            raise RuntimeError(whole[-300:])
-        events = whole.count(b'"content":"')
-        return events
+        self.figures.add("prompt tokens, 400 in", mean(it.prompt_tokens for it in answers))
+        share = sum(it.events for it in answers) / sum(it.tokens for it in answers)
+        self.figures.add("events with text per output token", share)
+        return {part: seconds / len(answers) for part, seconds in cpu.items()}
 
-    async def close(self):
-        if self.writer is not None:
-            self.writer.close()
-            self.reader = self.writer = None
+    def long_prompts(self, text: Text):
+        _, answers = self.per_request(
+            "8000 in, 16 out, cold", self.prompts(text, 8_000, self.sizes.long, 16)
+        )
+        self.figures.add("prompt tokens, 8000 in, cold", mean(it.prompt_tokens for it in answers))
+
+    def repeated_prefix(self, text: Text):
+        """A long conversation that goes on in another way each time."""
+        words = lambda tokens: text.take(round(tokens * self.words_per_token))
+        history = [{"role": "system", "content": words(2_000)}]
+        for _ in range(5):
+            history.append({"role": "user", "content": words(400)})
+            history.append({"role": "assistant", "content": words(740)})
+        turns = [
+            ([*history, {"role": "user", "content": words(200)}], 16)
+            for _ in range(self.sizes.long + 1)
+        ]
+        self.send(turns[:1])
+        _, answers = self.per_request("8000 in, 16 out, prefix repeated", turns[1:])
+        prompt = sum(it.prompt_tokens for it in answers)
+        name = "prompt tokens, 8000 in, prefix repeated"
+        self.figures.add(name, prompt / len(answers))
+        cached = sum(it.cached_tokens for it in answers)
+        self.figures.add("cached share, prefix repeated", cached / prompt)
+
+    def long_outputs(self, text: Text, short: dict):
+        """The cost of a token: what requests with 512 cost more than those with 64."""
+        cpu, answers = self.send(self.prompts(text, 400, self.sizes.outputs, 512))
+        for part, seconds in cpu.items():
+            per_token = (seconds / len(answers) - short[part]) / (512 - 64)
+            self.figures.add(f"{part} us per token, 512 out", per_token * 1e6)
+
+    def single_client(self):
+        requests = [(f"hello {number}", 16) for number in range(self.sizes.single)]
+        port = self.system.port
+        seconds = asyncio.run(one_by_one(port, MODEL, requests, at_once=False))
+        self.figures.add("one client p50 ms", statistics.median(seconds) * 1000)
+        self.figures.add("one client p99 ms", percentile(seconds, 0.99) * 1000)
+        seconds = asyncio.run(one_by_one(port, MODEL, requests, at_once=True))
+        name = "one client p50 ms, acknowledging at once"
+        self.figures.add(name, statistics.median(seconds) * 1000)
+
+    def memory(self, when: str):
+        for part, megabytes in self.system.rss_megabytes().items():
+            self.figures.add(f"{part} RSS MB {when}", megabytes)
+
+    def paced_round(self, number: int):
+        self.paced_cost()
+        self.paced_delay()
+
+    def paced_cost(self):
+        few, many = 20, 20 + self.sizes.paced_tokens
+        base, _ = self.send(paced_requests(few), clients=STREAMS)
+        cpu, _ = self.send(paced_requests(many), clients=STREAMS)
+        for part, seconds in cpu.items():
+            per_token = (seconds - base[part]) / (STREAMS * (many - few))
+            self.figures.add(f"{part} us per token, paced", per_token * 1e6)
+
+    def paced_delay(self):
+        """Apart from the cost, because the capture of packets is work too."""
+        requests = paced_requests(self.sizes.paced_tokens)
+        try:
+            capture = peers_capture.Capture()
+        except PermissionError:
+            capture = None
+        answers, ports = asyncio.run(self.streams_and_ports(requests))
+        check(answers, requests)
+        self.add_percentiles("gap between tokens", gaps(answers))
+        if capture is not None:
+            steps = self.sizes.paced_tokens
+            held = peers_capture.held_seconds(capture.packets(), self.system.port, ports, steps)
+            self.add_percentiles("added by the frontend", held)
+
+    async def streams_and_ports(self, requests: list) -> tuple[list[Answer], set[int]]:
+        """The answers, and the worker's ports in the middle of them: some last as long as a stream."""
+        streams = asyncio.ensure_future(side_by_side(self.system.port, MODEL, requests))
+        await asyncio.wait([streams], timeout=self.sizes.paced_tokens * 0.02 / 2)
+        ports = peers_capture.ports_of(self.system.processes["worker"].pid)
+        return await streams, ports
+
+    def add_percentiles(self, name: str, seconds: list[float]):
+        if not seconds:
+            raise Failed(f"nothing to tell '{name}' from")
+        for label, share in (("p50", 0.5), ("p99", 0.99)):
+            self.figures.add(f"{name} {label} ms, paced", percentile(seconds, share) * 1000)
 
 
-def cpu_seconds(pid: int) -> float:
-    """CPU time of the process and of those that it started."""
-    total = 0.0
-    for process in [pid, *children(pid)]:
-        threads = pathlib.Path(f"/proc/{process}/task").iterdir()
-        total += sum(int((it / "schedstat").read_text().split()[0]) for it in threads) / 1e9
-    return total
+def paced_requests(tokens: int) -> list:
+    return [(f"stream {number}", tokens) for number in range(STREAMS)]
 
 
-def children(pid: int):
-    found = []
-    for task in pathlib.Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            found += [int(child), *children(int(child))]
-    return found
+def check(answers: list[Answer], requests: list):
+    expected = sum(tokens for _, tokens in requests)
+    tokens = sum(answer.tokens for answer in answers)
+    if tokens != expected:
+        raise Failed(f"{tokens} output tokens instead of {expected}")
+    events = sum(answer.events for answer in answers)
+    if not 0.95 * tokens - len(answers) <= events <= tokens:
+        raise Failed(f"{events} events with text for {tokens} tokens")
 
 
-def rss_megabytes(pid: int) -> float:
-    total = 0
-    for process in [pid, *children(pid)]:
-        for line in pathlib.Path(f"/proc/{process}/status").read_text().splitlines():
-            if line.startswith("VmRSS:"):
-                total += int(line.split()[1])
-    return total / 1024
-
-
-async def closed_loop(port: int, clients: int, prompts, tokens: int):
-    """Asks every prompt, `clients` at a time. The share of tokens that had an event of their own."""
-    waiting = list(reversed(prompts))
-    events = 0
-
-    async def run():
-        nonlocal events
-        client = Client(port)
-        while waiting:
-            count = await client.ask(waiting.pop(), tokens)
-            events += count
-        await client.close()
-
-    await asyncio.gather(*(run() for _ in range(clients)))
-    return events / (len(prompts) * tokens)
-
-
-def measure(system: System, prompts, tokens: int, clients: int = 8) -> dict:
-    """CPU milliseconds per request."""
-    before = system.cpu()
-    events = asyncio.run(closed_loop(system.port, clients, prompts, tokens))
-    after = system.cpu()
-    frontend, worker = ((b - a) * 1000 / len(prompts) for a, b in zip(before, after))
-    return {"frontend": frontend, "worker": worker, "events": events}
-
-
-async def single(port: int, count: int):
-    client = Client(port)
-    times = []
-    for number in range(count):
-        began = time.perf_counter()
-        await client.ask(f"hello {number}", 8)
-        times.append(time.perf_counter() - began)
-    return times
-
-
-async def paced_streams(port: int, streams: int, tokens: int):
-    """Gaps between the chunks of paced streams, in seconds."""
-    stamps = [[] for _ in range(streams)]
-    clients = [Client(port) for _ in range(streams)]
-    asked = (
-        client.ask(f"stream {number}", tokens, stamps[number])
-        for number, client in enumerate(clients)
-    )
-    await asyncio.gather(*asked)
-    return [b - a for times in stamps for a, b in zip(times[2:], times[3:])]
+def mean(values) -> float:
+    return statistics.fmean(values)
 
 
 def percentile(values, share: float) -> float:
@@ -264,150 +274,127 @@ def percentile(values, share: float) -> float:
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
 
 
-class Figures:
-    """What was measured of one system, round by round."""
-
-    def __init__(self):
-        self.rounds = {}
-
-    def add(self, name: str, value: float):
-        self.rounds.setdefault(name, []).append(value)
-
-    def median(self, name: str) -> float:
-        return statistics.median(self.rounds[name])
-
-
-# Tokens per word of the words above, in Qwen3's vocabulary: one each.
-def prompts_of(text: Text, count: int, tokens: int):
-    return [text.words(tokens) for _ in range(count)]
+def attempt(measured: Measured, step) -> None:
+    """Runs the step. A system that fails is stopped and left out from then on."""
+    if measured.failure is not None:
+        return
+    try:
+        step(measured)
+        measured.system.check()
+    except (Failed, OSError, RuntimeError, EOFError, ValueError) as error:
+        measured.failure = f"{measured.system.name}: {type(error).__name__} {error}"
+        print(measured.failure, file=sys.stderr)
+        measured.system.stop()
 
 
-def cold_round(system: System, figures: Figures, options, text: Text):
-    scale = options.scale
-    short = measure(system, prompts_of(text, 200 * scale, 390), 64)
-    figures.add("frontend ms, 400/64", short["frontend"])
-    figures.add("worker ms, 400/64", short["worker"])
-    figures.add("events per token", short["events"])
-    long = measure(system, prompts_of(text, 60 * scale, 7_990), 16)
-    figures.add("frontend ms, 8000/16 cold", long["frontend"])
-    figures.add("worker ms, 8000/16", long["worker"])
-    history = [{"role": "system", "content": text.words(2_000)}]
-    for _ in range(5):
-        history.append({"role": "user", "content": text.words(400)})
-        history.append({"role": "assistant", "content": text.words(750)})
-    turns = [
-        [*history, {"role": "user", "content": text.words(200)}] for _ in range(60 * scale + 1)
-    ]
-    measure(system, turns[:1], 16)
-    again = measure(system, turns[1:], 16)
-    figures.add("frontend ms, 8000/16 repeated", again["frontend"])
-    outputs = measure(system, prompts_of(text, 60 * scale, 20), 512)
-    base = measure(system, prompts_of(text, 60 * scale, 20), 2)
-    for part in ("frontend", "worker"):
-        per_token = (outputs[part] - base[part]) * 1000 / 510
-        figures.add(f"{part} us per output token", per_token)
-    times = asyncio.run(single(system.port, 50 * scale))
-    figures.add("one client p50 ms", statistics.median(times) * 1000)
-    frontend, worker = system.rss()
-    figures.add("frontend RSS MB", frontend)
-    figures.add("worker RSS MB", worker)
-
-
-def paced_round(system: System, figures: Figures, options):
-    tokens = 100 * options.scale
-    before = system.cpu()
-    gaps = asyncio.run(paced_streams(system.port, 64, tokens))
-    after = system.cpu()
-    produced = 64 * tokens
-    for part, b, a in zip(("frontend", "worker"), after, before):
-        figures.add(f"{part} us per token, 64 paced streams", (b - a) * 1e6 / produced)
-    figures.add("gap between tokens p50 ms, paced", percentile(gaps, 0.5) * 1000)
-    figures.add("gap between tokens p99 ms, paced", percentile(gaps, 0.99) * 1000)
-
-
-# Name, floor and aim: ours as a share of the peer's at most.
-TABLE = [
-    ("frontend ms, 400/64", 1 / 5, 1 / 10),
-    ("worker ms, 400/64", 1 / 4, None),
-    ("frontend us per output token", 1 / 4, 1 / 8),
-    ("worker us per output token", 1 / 4, None),
-    ("frontend ms, 8000/16 cold", 1 / 10, 1 / 20),
-    ("frontend ms, 8000/16 repeated", 1 / 15, 1 / 40),
-    ("worker ms, 8000/16", 1 / 4, None),
-    ("frontend us per token, 64 paced streams", 1 / 3, None),
-    ("worker us per token, 64 paced streams", None, None),
-    ("gap between tokens p50 ms, paced", None, None),
-    ("gap between tokens p99 ms, paced", None, None),
-    ("one client p50 ms", 1 / 10, None),
-    ("frontend RSS MB", 1 / 3, None),
-    ("worker RSS MB", 1 / 5, None),
-    ("events per token", None, None),
-]
-
-
-def show(ours: Figures, peer: Figures | None):
-    print(f"{'':42}{'ours':>10}{'peer':>10}{'ratio':>8}{'floor':>8}{'aim':>8}")
-    for name, floor, aim in TABLE:
-        if name not in ours.rounds:
-            continue
-        mine = ours.median(name)
-        line = f"{name:42}{mine:10.3f}"
-        if peer is not None:
-            theirs = peer.median(name)
-            ratio = mine / theirs if theirs else float("inf")
-            verdict = "" if floor is None or ratio <= floor else "  missed"
-            marks = [f"{it:8.3f}" if it else f"{'-':>8}" for it in (floor, aim)]
-            line += f"{theirs:10.3f}{ratio:8.3f}{''.join(marks)}{verdict}"
-        print(line)
-
-
-def our_commands(binary: str):
-    def commands(port: int):
-        worker = [binary, "mocker", "--load-report-interval", "250ms"]
-        return worker, [binary, "frontend", "--http-port", str(port), "--router-mode", "kv"]
-
-    return commands
-
-
-def peer_commands(port: int):
-    python = [str(PEER_PYTHON), "-m"]
-    frontend = ["dynamo.frontend", "--http-port", str(port), "--router-mode", "kv"]
-    return [*python, "dynamo.mocker"], [*python, *frontend]
-
-
-def main():
-    arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--binary", default=str(ROOT / "target/release/dynamo"))
-    arguments.add_argument("--ours-only", action="store_true")
-    arguments.add_argument("--rounds", type=int, default=3)
-    arguments.add_argument("--scale", type=int, default=1, help="requests per round, as a multiple")
-    arguments.add_argument("--paced-only", action="store_true")
-    arguments.add_argument("--json", type=pathlib.Path)
-    options = arguments.parse_args()
-    systems = [System("ours", our_commands(options.binary), {})]
-    if not options.ours_only:
-        alone = {"DYN_REQUEST_PLANE": "tcp", "DYN_EVENT_PLANE": "zmq", "HF_HUB_OFFLINE": "1"}
-        systems.append(System("peer", peer_commands, alone))
-    figures = [Figures() for _ in systems]
-    with contextlib.ExitStack() as stack:
-        rounds = 0 if options.paced_only else options.rounds
-        for system in systems if rounds else []:
-            stack.enter_context(system.running(FLAT_OUT))
+def run_phase(everyone: list[Measured], worker_options: list[str], rounds: int, first, each, last):
+    """Starts the systems, lets them take turns, and stops them."""
+    try:
+        for measured in everyone:
+            attempt(measured, lambda it: it.system.start(worker_options))
+        time.sleep(SETTLE_SECONDS)
+        for measured in everyone:
+            attempt(measured, first)
         for number in range(rounds):
-            for system, own in zip(systems, figures):
-                cold_round(system, own, options, Text(number))
-    # A decode step of 64 short sequences takes about 6 ms by the published timing: 20 ms at this.
-    with contextlib.ExitStack() as stack:
-        for system in systems:
-            stack.enter_context(system.running(["--speedup-ratio", "0.3"]))
-        for _ in range(options.rounds):
-            for system, own in zip(systems, figures):
-                paced_round(system, own, options)
-    show(figures[0], figures[1] if len(figures) > 1 else None)
-    if options.json:
-        named = {system.name: own.rounds for system, own in zip(systems, figures)}
-        options.json.write_text(json.dumps(named, indent=1))
+            # Who goes first changes, so that a machine that gets slower is no one's disadvantage.
+            for measured in everyone if number % 2 == 0 else everyone[::-1]:
+                attempt(measured, lambda it: each(it, number))
+        for measured in everyone:
+            attempt(measured, last)
+    finally:
+        for measured in everyone:
+            measured.system.stop()
+
+
+def at_rest(measured: Measured):
+    measured.memory("at rest")
+    measured.calibrate()
+    warm = measured.prompts(Text(-2), 400, 40, 64)
+    measured.send(warm)
+
+
+def ratio(name: str, ours: Figures, peer: Figures | None) -> float | None:
+    if peer is None or name not in ours.rounds or name not in peer.rounds:
+        return None
+    pairs = zip(ours.rounds[name], peer.rounds[name])
+    ratios = [mine / theirs for mine, theirs in pairs if theirs > 0]
+    return statistics.median(ratios) if ratios else None
+
+
+def table(ours: Figures, peer: Figures | None) -> list[str]:
+    lines = ["| what | ours | peer | ratio | floor | aim | |", "|---|---|---|---|---|---|---|"]
+    for row in TABLE:
+        mine = ours.median(row.name)
+        if mine is None:
+            continue
+        theirs = peer.median(row.name) if peer else None
+        share = ratio(row.name, ours, peer)
+        cells = [row.name, shown(mine, row.digits), shown(theirs, row.digits), shown(share, 3)]
+        cells.append(f"{row.limit:g} ms" if row.limit else shown(row.floor, 3))
+        cells += [shown(row.aim, 3), row.verdict(mine, share)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def shown(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def systems(options) -> list[System]:
+    binary = str(options.binary.resolve())
+    found = [System("ours", [binary, "frontend"], [binary, "mocker"])]
+    if not options.ours_only:
+        python = str(options.peer_venv.absolute() / "bin/python")
+        if not os.access(python, os.X_OK):
+            raise SystemExit(f"{python} is missing: run scripts/peers_install.sh, or give --ours-only")
+        modules = ([python, "-m", f"dynamo.{part}"] for part in ("frontend", "mocker"))
+        found.append(System("peer", *modules))
+    return found
+
+
+def parse_options():
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--binary", type=pathlib.Path, default=ROOT / "target/release/dynamo")
+    arguments.add_argument("--peer-venv", type=pathlib.Path, default=PEER_VENV)
+    arguments.add_argument("--ours-only", action="store_true")
+    arguments.add_argument("--quick", action="store_true", help="two small rounds")
+    arguments.add_argument("--rounds", type=int, help="rounds of each phase (default 5; 2 if quick)")
+    arguments.add_argument("--json", type=pathlib.Path, help="where the figures go instead")
+    arguments.add_argument("--phase", choices=["flat-out", "paced"], help="one phase only")
+    return arguments.parse_args()
+
+
+def main() -> int:
+    options = parse_options()
+    rounds = options.rounds or (2 if options.quick else 5)
+    sizes = QUICK if options.quick else Sizes()
+    everyone = [Measured(system, sizes) for system in systems(options)]
+    if options.phase != "paced":
+        run_phase(
+            everyone, FLAT_OUT, rounds, at_rest, Measured.flat_out_round,
+            lambda it: it.memory("after load"),
+        )  # fmt: skip
+    if options.phase != "flat-out":
+        nothing = lambda it: None
+        run_phase(everyone, PACED, rounds, nothing, Measured.paced_round, nothing)
+    figures = {it.system.name: it.figures for it in everyone}
+    print("\n".join(table(figures["ours"], figures.get("peer"))))
+    failures = [it.failure for it in everyone if it.failure]
+    save(options.json, {"rounds": rounds, "failures": failures}, figures)
+    return 1 if failures else 0
+
+
+def save(path: pathlib.Path | None, content: dict, figures: dict[str, Figures]):
+    now = datetime.datetime.now(datetime.UTC)
+    if path is None:
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        path = RESULTS / f"peers-{now:%Y%m%dT%H%M%SZ}.json"
+    # The load tells whether others worked on the machine, which delays what is measured here.
+    machine = {"cores": os.cpu_count(), "machine": platform.machine(), "load": os.getloadavg()}
+    content = {"machine": machine, **content, **{name: own.rounds for name, own in figures.items()}}
+    path.write_text(json.dumps(content, indent=1) + "\n")
+    print(f"\nwritten to {path}", file=sys.stderr)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

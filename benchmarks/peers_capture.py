@@ -2,7 +2,6 @@
 from the first packet of a worker's step to each packet that leaves for a client. Needs CAP_NET_RAW."""
 
 import collections
-import ctypes
 import os
 import pathlib
 import socket
@@ -11,14 +10,13 @@ import struct
 # Room for what arrives while nobody reads: some 100,000 packets.
 BUFFER_BYTES = 512 << 20
 # Linux's numbers, which Python's socket module does not name.
-SO_ATTACH_FILTER, SO_RCVBUFFORCE, SO_TIMESTAMPNS, SOL_PACKET, PACKET_STATISTICS = 26, 33, 35, 263, 6
+SO_RCVBUFFORCE, SO_TIMESTAMPNS, SOL_PACKET, PACKET_STATISTICS = 33, 35, 263, 6
+# Sockets of one protocol see a packet once, where it arrives.
 ETHERTYPE_IP = 0x0800
 HEADER_BYTES = 120
 # A step's tokens leave a worker together; between two steps it is silent for longer than this.
 SILENCE_SECONDS = 0.005
 
-# A loopback packet is seen twice; load its type, keep the outgoing one's headers.
-ONLY_OUTGOING = [(0x20, 0, 0, 0xFFFFF004), (0x15, 0, 1, 4), (0x06, 0, 0, HEADER_BYTES), (0x06, 0, 0, 0)]
 
 
 class Capture:
@@ -28,10 +26,6 @@ class Capture:
         self.socket = socket.socket(
             socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK, socket.htons(ETHERTYPE_IP)
         )
-        code = b"".join(struct.pack("HBBI", *line) for line in ONLY_OUTGOING)
-        held = ctypes.create_string_buffer(code)
-        program = struct.pack("HL", len(ONLY_OUTGOING), ctypes.addressof(held))
-        self.socket.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
         self.socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER_BYTES)
         self.socket.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
         self.socket.bind(("lo", ETHERTYPE_IP))
@@ -83,12 +77,12 @@ def ports_of(pid: int) -> set[int]:
 
 def held_seconds(packets, http_port: int, worker_ports: set[int], steps: int) -> list[float]:
     """For each packet to a client, the time since the worker began to send that step's tokens.
-    Connections with fewer packets than half the steps carry no tokens but events and load reports.
+    Connections with fewer packets than a quarter of the steps carry no tokens but events and load reports.
     What is held for longer than a step counts from the step before: too low a figure, never too high."""
     flows = collections.Counter(
         (source, to) for _, source, to in packets if source in worker_ports and to != http_port
     )
-    tokens = {flow for flow, count in flows.items() if count >= steps / 2}
+    tokens = {flow for flow, count in flows.items() if count >= steps / 4}
     held, step, last = [], None, float("-inf")
     for at, source, to in packets:
         if (source, to) in tokens:

@@ -7,6 +7,7 @@ import itertools
 import json
 import random
 import re
+import socket
 import time
 
 # A request that takes longer than this hangs, however slow the machine is.
@@ -46,13 +47,18 @@ class Answer:
 class Connection(asyncio.Protocol):
     """One connection; one request at a time."""
 
-    def __init__(self, stamped: bool):
-        self.stamped = stamped
+    def __init__(self, stamped: bool, at_once: bool):
+        self.stamped, self.at_once = stamped, at_once
         self.ended = None
         self.transport = None
 
     def connection_made(self, transport):
         self.transport = transport
+
+    def acknowledge(self):
+        """Linux forgets this choice, so it is made again with each arrival."""
+        opened = self.transport.get_extra_info("socket")
+        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
     def connection_lost(self, error):
         if self.ended is not None and not self.ended.done():
@@ -65,6 +71,8 @@ class Connection(asyncio.Protocol):
         return self.ended
 
     def data_received(self, data: bytes):
+        if self.at_once:
+            self.acknowledge()
         if self.stamped:
             self.stamps.append(time.monotonic())
         self.parts.append(data)
@@ -82,8 +90,9 @@ class Connection(asyncio.Protocol):
 
 
 class Client:
-    def __init__(self, port: int, model: str, *, stamped: bool = False):
-        self.port, self.model, self.stamped = port, model, stamped
+    def __init__(self, port: int, model: str, *, stamped: bool = False, at_once: bool = False):
+        self.port, self.model = port, model
+        self.stamped, self.at_once = stamped, at_once
         self.connection = None
 
     async def ask(self, content: str | list, tokens: int) -> Answer:
@@ -94,7 +103,7 @@ class Client:
         if self.connection is None or self.connection.transport.is_closing():
             loop = asyncio.get_running_loop()
             _, self.connection = await loop.create_connection(
-                lambda: Connection(self.stamped), "127.0.0.1", self.port
+                lambda: Connection(self.stamped, self.at_once), "127.0.0.1", self.port
             )
         await self.connection.begin(self.request(content, tokens))
         return read_answer(b"".join(self.connection.parts), self.connection.stamps)
@@ -167,9 +176,11 @@ async def closed_loop(port: int, model: str, requests: list, clients: int) -> li
     return answers
 
 
-async def one_by_one(port: int, model: str, requests: list) -> list[float]:
-    """Seconds of each request, sent one after the other over one connection."""
-    client = Client(port, model)
+async def one_by_one(port: int, model: str, requests: list, *, at_once: bool) -> list[float]:
+    """Seconds of each request, sent one after the other over one connection. A client may delay its
+    acknowledgements, as sockets do by themselves, or acknowledge at once: a server that waits for
+    them before it sends a small packet is slower with the first."""
+    client = Client(port, model, at_once=at_once)
     seconds = []
     for content, tokens in requests:
         began = time.monotonic()

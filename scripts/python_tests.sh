@@ -16,6 +16,9 @@ echo "-- KV events of vLLM and SGLang over ZMQ"
 cargo build --release --package dynamo-engine-events --example print_events
 "$python" -m pytest -q tests/engine_events
 
+echo "-- servers as they are, with KV events"
+"$python" -m pytest -q tests/backends
+
 work=$(mktemp -d)
 pids=()
 finish() {
@@ -49,6 +52,9 @@ run_tests() {
 
 echo "-- one process, llama.cpp"
 serve single run in=http out=llamacpp "${model[@]}" --http-port 0
+run_tests "$address" gemma-3-270m
+echo "-- the same behind out=http"
+serve before run in=http "out=$address" --http-port 0
 run_tests "$address" gemma-3-270m
 finish
 

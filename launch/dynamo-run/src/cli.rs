@@ -6,6 +6,8 @@ use crate::forms::{FormError, Forms};
 use crate::loader::{Surroundings, read_config};
 use clap::{Arg, ArgAction, ArgMatches, Command, ValueHint, value_parser};
 use clap_complete::Shell;
+use dynamo_backends::BackendOptions;
+use dynamo_bench::BenchServeOptions;
 use dynamo_config::{ConfigError, Resolved, Schema, Sources};
 use dynamo_frontend::FrontendOptions;
 use dynamo_frontend::batch::BatchOptions;
@@ -14,6 +16,7 @@ use dynamo_kv_router::config::RouterOptions;
 use dynamo_llm::config::{EchoEngineOptions, ModelOptions, PreprocessOptions};
 use dynamo_llm::hub::HubOptions;
 use dynamo_mocker::{MockFleetOptions, MockerOptions};
+use dynamo_replay::config::ReplayOptions;
 use dynamo_routing::news::NewsOptions;
 use dynamo_runtime::config::RuntimeOptions;
 use std::ffi::OsString;
@@ -44,6 +47,10 @@ pub(crate) enum CommandKind {
     Frontend,
     /// Simulated workers.
     Mocker,
+    /// Load on a server, measured.
+    BenchServe,
+    /// Compare routing modes in virtual time.
+    BenchRouter,
     /// What is wrong with a frontend's routing.
     DoctorRouting,
     /// Fetch a model and print where it is.
@@ -70,6 +77,8 @@ pub(crate) const REFERENCE: &[(&str, &str)] = &[
     ("run", "dynamo run, dynamo serve"),
     ("frontend", "dynamo frontend"),
     ("mocker", "dynamo mocker"),
+    ("bench-serve", "dynamo bench serve"),
+    ("bench-router", "dynamo bench router"),
     ("doctor", "dynamo doctor"),
     ("model", "dynamo model"),
 ];
@@ -77,7 +86,7 @@ pub(crate) const REFERENCE: &[(&str, &str)] = &[
 const RUN_HELP: &str = "\
 Forms:
   in=text|stdin|http|batch:FILE.jsonl|dyn://NAMESPACE.COMPONENT.ENDPOINT|none
-  out=echo|llamacpp|auto|dyn://NAMESPACE.COMPONENT.ENDPOINT
+  out=echo|llamacpp|auto|dyn://NAMESPACE.COMPONENT.ENDPOINT|http://HOST:PORT [out=http://...]
   MODEL  a GGUF file, a Hugging Face folder, or a Hugging Face id
 
   in defaults to text in a terminal and to stdin otherwise, out to llamacpp with a model and to
@@ -87,6 +96,7 @@ Examples:
   dynamo run in=http out=llamacpp model.gguf     one process, OpenAI-compatible server
   dynamo run in=dyn://dynamo.backend.generate out=llamacpp model.gguf     a worker
   dynamo run in=http out=auto                    a frontend for whatever workers announce
+  dynamo run in=http out=http://a:8000 out=http://b:8000     OpenAI-compatible servers as they are
   dynamo run in=batch:prompts.jsonl out=llamacpp model.gguf";
 
 const MOCKER_HELP: &str = "\
@@ -95,6 +105,13 @@ Examples:
   dynamo mocker --model-path FOLDER --model-name NAME --num-workers 16 --speedup-ratio 10
                                                  a fleet with a real model's tokenizer";
 
+const BENCH_SERVE_HELP: &str = "\
+Examples:
+  dynamo bench serve --concurrency 16 --requests 500        16 clients, each asks when answered
+  dynamo bench serve --request-rate 20 --duration 1m        20 arrivals a second, come what may
+  dynamo bench serve --trace trace.jsonl --trace-speedup 10 a recorded day in a tenth of its time
+  dynamo bench serve --turns 5 --prefix-tokens 1000 --goodput ttft:500ms,itl:50ms --report r.html";
+
 /// The options of a command.
 pub(crate) fn schema(command: &str) -> Schema {
     let schema = match command {
@@ -102,6 +119,8 @@ pub(crate) fn schema(command: &str) -> Schema {
             .with::<FrontendOptions>()
             .with::<PreprocessOptions>()
             .with::<RouterOptions>()
+            .with::<BackendOptions>()
+            .with::<HubOptions>()
             .with::<ModelOptions>()
             .with::<RuntimeOptions>(),
         "mocker" => Schema::new()
@@ -110,6 +129,14 @@ pub(crate) fn schema(command: &str) -> Schema {
             .with::<MockerOptions>()
             .with::<NewsOptions>()
             .with::<HubOptions>()
+            .with::<RuntimeOptions>(),
+        "bench-router" => Schema::new()
+            .with::<ReplayOptions>()
+            .with::<MockerOptions>()
+            .with::<RouterOptions>()
+            .with::<RuntimeOptions>(),
+        "bench-serve" => Schema::new()
+            .with::<BenchServeOptions>()
             .with::<RuntimeOptions>(),
         "doctor" => Schema::new()
             .with::<DoctorOptions>()
@@ -121,6 +148,7 @@ pub(crate) fn schema(command: &str) -> Schema {
                 .with::<FrontendOptions>()
                 .with::<PreprocessOptions>()
                 .with::<RouterOptions>()
+                .with::<BackendOptions>()
                 .with::<ConsoleOptions>()
                 .with::<BatchOptions>()
                 .with::<EchoEngineOptions>(),
@@ -165,6 +193,15 @@ pub(crate) fn parse(surroundings: &Surroundings) -> Result<Parsed, UsageError> {
         Some(("frontend", matches)) => resolve("frontend", matches, surroundings, |_| {
             Ok(CommandKind::Frontend)
         }),
+        Some(("bench", matches)) => match matches.subcommand() {
+            Some(("router", matches)) => resolve("bench-router", matches, surroundings, |_| {
+                Ok(CommandKind::BenchRouter)
+            }),
+            Some((_, matches)) => resolve("bench-serve", matches, surroundings, |_| {
+                Ok(CommandKind::BenchServe)
+            }),
+            None => Ok(Parsed::Print(root().render_long_help().to_string())),
+        },
         Some(("doctor", matches)) => match matches.subcommand() {
             Some((_, matches)) => resolve("doctor", matches, surroundings, |_| {
                 Ok(CommandKind::DoctorRouting)
@@ -246,6 +283,7 @@ pub(crate) fn root() -> Command {
                 .after_help(MOCKER_HELP),
         ))
         .subcommand(model_command())
+        .subcommand(bench_command())
         .subcommand(doctor_command())
         .subcommand(
             Command::new("completions")
@@ -302,6 +340,20 @@ fn model_command() -> Command {
         .arg_required_else_help(true)
         .subcommand(with_options("model", fetch))
         .subcommand(with_options("model", show))
+}
+
+fn bench_command() -> Command {
+    let serve = Command::new("serve")
+        .about("Send load to any OpenAI-compatible server and measure what comes back")
+        .after_help(BENCH_SERVE_HELP);
+    let router = Command::new("router").about(
+        "Replay a trace through the router and simulated workers in virtual time, and compare modes",
+    );
+    Command::new("bench")
+        .about("Measure servers")
+        .arg_required_else_help(true)
+        .subcommand(with_options("bench-serve", serve))
+        .subcommand(with_options("bench-router", router))
 }
 
 fn doctor_command() -> Command {

@@ -235,17 +235,28 @@ mod tests {
     #[test]
     fn servers_may_be_several_and_nothing_else() {
         let Some(Output::Servers(servers)) =
-            forms(&["out=http://a:1", "in=http", "out=http://b:2/v1"]).unwrap().output
+            forms(&["out=http://a:1", "in=http", "out=http://b:2/v1"])
+                .unwrap()
+                .output
         else {
             panic!("these are servers");
         };
         let servers: Vec<String> = servers.iter().map(ToString::to_string).collect();
         assert_eq!(servers, ["http://a:1", "http://b:2"]);
-        for mixed in [["out=http://a:1", "out=echo"], ["out=echo", "out=http://a:1"]] {
-            assert!(matches!(forms(&mixed), Err(FormError::Twice { .. })), "{mixed:?}");
+        for mixed in [
+            ["out=http://a:1", "out=echo"],
+            ["out=echo", "out=http://a:1"],
+        ] {
+            assert!(
+                matches!(forms(&mixed), Err(FormError::Twice { .. })),
+                "{mixed:?}"
+            );
         }
         for address in ["out=https://a:1", "out=http://"] {
-            assert!(matches!(forms(&[address]), Err(FormError::Server(_))), "{address}");
+            assert!(
+                matches!(forms(&[address]), Err(FormError::Server(_))),
+                "{address}"
+            );
         }
     }
 

@@ -6,6 +6,9 @@
 //! Data goes to standard output, logs and progress to standard error. Exit codes are those of
 //! [`dynamo_runtime::shutdown`].
 
+mod backends;
+mod bench;
+mod bench_router;
 mod cli;
 mod console;
 mod doctor;

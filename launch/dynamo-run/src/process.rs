@@ -3,7 +3,7 @@
 use crate::cli::{CommandKind, Invocation};
 use crate::loader::Surroundings;
 use crate::output::complain;
-use crate::{doctor, engine, mocker, run};
+use crate::{bench, bench_router, doctor, engine, mocker, run};
 use anyhow::Context;
 use dynamo_config::Resolved;
 use dynamo_runtime::component::DistributedRuntime;
@@ -33,10 +33,16 @@ pub(crate) struct Process {
 
 /// Runs a command to its end.
 pub(crate) fn start(invocation: Invocation, surroundings: Surroundings) -> ExitStatus {
-    let runtime = match tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-    {
+    let threads = bench::threads(&invocation);
+    let mut builder = match threads {
+        // Work that one thread does wakes no other.
+        Some(1) => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    if let Some(threads) = threads {
+        builder.worker_threads(threads);
+    }
+    let runtime = match builder.enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             complain(&format!("error: cannot start threads: {error}"));
@@ -112,6 +118,8 @@ impl Process {
             CommandKind::Run(forms) => Box::pin(run::run(self, forms)).await,
             CommandKind::Frontend => run::frontend(self).await,
             CommandKind::Mocker => mocker::mocker(self).await,
+            CommandKind::BenchServe => bench::serve(self).await,
+            CommandKind::BenchRouter => bench_router::router(&self).await,
             CommandKind::DoctorRouting => doctor::routing(&self).await,
             CommandKind::ModelFetch(model) => engine::fetch(&self, &model).await,
             CommandKind::ModelShow(model) => engine::show(&self, &model).await,

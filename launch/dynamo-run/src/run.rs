@@ -1,5 +1,6 @@
 //! The combinations of inputs and outputs: what `run`, `serve` and `frontend` start.
 
+use crate::backends;
 use crate::cli::CommandKind;
 use crate::console;
 use crate::engine::{self, Local};
@@ -8,6 +9,7 @@ use crate::memory;
 use crate::output::print_line;
 use crate::process::Process;
 use anyhow::{Context, bail};
+use dynamo_backends::{BackendAddress, BackendOptions, Backends};
 use dynamo_config::Source;
 use dynamo_frontend::local::LocalClient;
 use dynamo_frontend::{BoundFrontend, Frontend, FrontendMetrics, FrontendOptions};
@@ -42,7 +44,11 @@ pub(crate) fn is_quiet(command: &CommandKind) -> bool {
             Some(Input::Http | Input::Endpoint(_) | Input::None)
         ),
         CommandKind::Frontend | CommandKind::Mocker => false,
-        CommandKind::ModelFetch(_) | CommandKind::ModelShow(_) | CommandKind::DoctorRouting => true,
+        CommandKind::ModelFetch(_)
+        | CommandKind::ModelShow(_)
+        | CommandKind::BenchServe
+        | CommandKind::BenchRouter
+        | CommandKind::DoctorRouting => true,
     }
 }
 
@@ -67,24 +73,22 @@ pub(crate) async fn run(process: Process, forms: Forms) -> anyhow::Result<ExitSt
             "out=auto uses the models that workers announce: leave the model out, or choose an engine such as out=llamacpp"
         );
     }
+    let output = match servers(&process, output)? {
+        Ok(servers) if input == Input::Http => {
+            return Box::pin(behind(process, servers, forms.model.as_deref())).await;
+        }
+        Ok(_) => bail!("out=http://HOST:PORT goes with in=http"),
+        Err(output) => output,
+    };
     match input {
         Input::Endpoint(endpoint) => {
             worker(process, endpoint, &output, forms.model.as_deref()).await
         }
         Input::None => engine_alone(process, &output, forms.model.as_deref()).await,
-        Input::Http if matches!(output, Output::Servers(_)) => {
-            let Output::Servers(servers) = output else {
-                bail!("servers are given as out=http://HOST:PORT");
-            };
-            let registry = registry(&process);
-            let model = forms.model.as_deref();
-            let backends = backends::start(&process, &registry, servers, model).await?;
-            http(process, registry, Answerer::Servers(backends)).await
-        }
         Input::Http => {
             let registry = registry(&process);
             let local = attach(&process, &registry, &output, forms.model.as_deref()).await?;
-            http(process, registry, local).await
+            http(process, registry, local, None).await
         }
         input @ (Input::Text | Input::Stdin | Input::Batch(_)) => {
             let registry = registry(&process);
@@ -103,12 +107,45 @@ pub(crate) async fn run(process: Process, forms: Forms) -> anyhow::Result<ExitSt
     }
 }
 
+/// The servers that an output form names, and those of `--backend`; the form back if there are
+/// none.
+fn servers(
+    process: &Process,
+    output: Output,
+) -> anyhow::Result<Result<Vec<BackendAddress>, Output>> {
+    let options: &BackendOptions = process.options.get();
+    let named = options.backend.iter().map(|text| text.parse());
+    let named: Vec<BackendAddress> = named.collect::<Result<_, _>>()?;
+    Ok(match output {
+        Output::Servers(mut servers) => {
+            servers.extend(named);
+            Ok(servers)
+        }
+        Output::Auto if !named.is_empty() => Ok(named),
+        output => Err(output),
+    })
+}
+
+/// The HTTP server in front of other servers.
+async fn behind(
+    process: Process,
+    servers: Vec<BackendAddress>,
+    model: Option<&str>,
+) -> anyhow::Result<ExitStatus> {
+    let registry = registry(&process);
+    let backends = backends::start(&process, &registry, servers, model).await?;
+    http(process, registry, None, Some(backends)).await
+}
+
 /// `dynamo frontend`
 pub(crate) async fn frontend(process: Process) -> anyhow::Result<ExitStatus> {
+    if let Ok(servers) = servers(&process, Output::Auto)? {
+        return behind(process, servers, None).await;
+    }
     let registry = registry(&process);
     let scope = own_scope(&process);
     watch(&process, &registry, scope).await?;
-    http(process, registry, None).await
+    http(process, registry, None, None).await
 }
 
 /// A registry without models.
@@ -139,6 +176,7 @@ async fn attach(
             watch(process, registry, Scope::Endpoint(only.clone())).await?;
             Ok(None)
         }
+        Output::Servers(_) => bail!("out=http://HOST:PORT goes with in=http"),
     }
 }
 
@@ -192,9 +230,10 @@ async fn http(
     process: Process,
     registry: ModelRegistry,
     local: Option<Local>,
+    backends: Option<Backends>,
 ) -> anyhow::Result<ExitStatus> {
     process.serve_status().await?;
-    let bound = bind(&process, registry).await?;
+    let bound = bind(&process, registry, backends).await?;
     let address = bound.local_addr();
     let runtime: &RuntimeOptions = process.options.get();
     let (draining, timeout) = (process.shutdown.draining().clone(), runtime.drain_timeout);
@@ -231,7 +270,11 @@ async fn http(
     })
 }
 
-async fn bind(process: &Process, registry: ModelRegistry) -> anyhow::Result<BoundFrontend> {
+async fn bind(
+    process: &Process,
+    registry: ModelRegistry,
+    backends: Option<Backends>,
+) -> anyhow::Result<BoundFrontend> {
     let mut options: FrontendOptions = process.options.get::<FrontendOptions>().clone();
     if let Some(path) = &options.api_key_file {
         let text = std::fs::read_to_string(path)
@@ -244,7 +287,7 @@ async fn bind(process: &Process, registry: ModelRegistry) -> anyhow::Result<Boun
         metrics: FrontendMetrics::new(&process.metrics, &options.metrics_prefix)?,
         options,
         models: registry,
-        backends: None,
+        backends,
         environment: process.environment.clone(),
         registry: process.metrics.clone(),
         sampler: process.sampler,

@@ -17,7 +17,9 @@ pub struct BackendAddress {
 #[non_exhaustive]
 pub enum AddressError {
     /// Encrypted connections are not spoken.
-    #[error("{0} asks for https, which this version does not speak to servers; use http://HOST:PORT")]
+    #[error(
+        "{0} asks for https, which this version does not speak to servers; use http://HOST:PORT"
+    )]
     Https(String),
     /// Anything else.
     #[error("{0} is not the address of a server; write http://HOST:PORT")]
@@ -56,15 +58,26 @@ impl FromStr for BackendAddress {
         let uri: http::Uri = format!("http://{rest}").parse().map_err(|_| malformed())?;
         let authority = uri.authority().ok_or_else(malformed)?;
         let is_bare = uri.query().is_none() && !authority.as_str().contains('@');
-        if !is_bare || authority.host().is_empty() || authority.port_u16() == Some(0) {
+        let port = authority.as_str().strip_prefix(authority.host());
+        let is_port = |text: &str| {
+            text.strip_prefix(':')?
+                .parse::<u16>()
+                .ok()
+                .filter(|it| *it > 0)
+        };
+        let has_port = port.is_some_and(|text| is_port(text).is_some());
+        if !is_bare || authority.host().is_empty() || (!has_port && port != Some("")) {
             return Err(malformed());
         }
         let path = uri.path().trim_end_matches('/');
         // People copy the base URL of an SDK.
-        let prefix = path.strip_suffix("/v1").unwrap_or(path).trim_end_matches('/');
+        let prefix = path
+            .strip_suffix("/v1")
+            .unwrap_or(path)
+            .trim_end_matches('/');
         Ok(Self {
             authority: authority.as_str().to_owned(),
-            has_port: authority.port_u16().is_some(),
+            has_port,
             prefix: prefix.to_owned(),
         })
     }
@@ -88,7 +101,12 @@ mod tests {
             ("http://a:1/", "http://a:1", "a:1", "/v1/x"),
             ("http://a:1/v1/", "http://a:1", "a:1", "/v1/x"),
             ("http://a:1/llm/v1", "http://a:1/llm", "a:1", "/llm/v1/x"),
-            ("http://[::1]:8000", "http://[::1]:8000", "[::1]:8000", "/v1/x"),
+            (
+                "http://[::1]:8000",
+                "http://[::1]:8000",
+                "[::1]:8000",
+                "/v1/x",
+            ),
         ] {
             let address: BackendAddress = text.parse().unwrap();
             assert_eq!(address.to_string(), shown);
@@ -100,8 +118,16 @@ mod tests {
     #[test]
     fn what_is_no_address_is_refused_with_a_hint() {
         for text in [
-            "", "a:1", "http://", "http://:1", "http://a:0", "http://a:99999", "http://u@a:1",
-            "http://a:1/?q", "http://a b", "tcp://a:1",
+            "",
+            "a:1",
+            "http://",
+            "http://:1",
+            "http://a:0",
+            "http://a:99999",
+            "http://u@a:1",
+            "http://a:1/?q",
+            "http://a b",
+            "tcp://a:1",
         ] {
             let error = text.parse::<BackendAddress>().unwrap_err();
             assert_eq!(error, AddressError::Malformed(text.to_owned()), "{text}");

@@ -10,8 +10,11 @@ const LEAST_TIMEOUT: Duration = Duration::from_millis(100);
 const LEAST_INTERVAL: Duration = Duration::from_millis(100);
 
 options! {
-    /// Servers that `out=http://HOST:PORT` names.
+    /// OpenAI-compatible servers that get requests as they are.
     pub struct BackendOptions("backends") {
+        /// A server to pass requests on to, as `http://HOST:PORT`; may be given several times. The
+        /// same as `out=http://HOST:PORT`.
+        backend: Vec<String> = Vec::new(), env = "DYN_BACKENDS";
         /// Where a server publishes its KV events, as `tcp://HOST:PORT`; once for each server, in
         /// their order, or `none` for one that does not. Needs the model's tokenizer.
         kv_events: Vec<String> = Vec::new(), env = "DYN_BACKEND_KV_EVENTS";
@@ -29,7 +32,7 @@ options! {
         backend_poll_interval: Duration = Duration::from_secs(2),
             env = "DYN_BACKEND_POLL_INTERVAL", min = LEAST_INTERVAL;
         /// How long it may take to answer that.
-        backend_poll_timeout: Duration = Duration::from_secs(5),
+        backend_poll_timeout: Duration = Duration::from_secs(3),
             env = "DYN_BACKEND_POLL_TIMEOUT", min = LEAST_TIMEOUT;
         /// How long a connection to a server may take.
         backend_connect_timeout: Duration = Duration::from_secs(2),

@@ -186,7 +186,9 @@ async fn attempt(
             fleet.see(backend, Sign::Answered);
         }
         Err(failure) => {
-            fleet.metrics.request(&backend.label, failure.trouble.as_str());
+            fleet
+                .metrics
+                .request(&backend.label, failure.trouble.as_str());
             // A server that is slow may be slow with this request.
             if failure.trouble != Trouble::Slow {
                 fleet.see(backend, Sign::RequestFailed(failure.trouble.clone()));
@@ -384,7 +386,9 @@ fn check_head(parts: &Parts, path: &str) -> Result<bool, Failure> {
     let is_json = kind == "application/json" || kind.ends_with("+json");
     if status.is_success() && is_answer_path(path) && !is_events && !is_json {
         let shown: String = kind.chars().take(64).collect();
-        return Err(Failure::nonsense(&format!("its answer is `{shown}` and not json")));
+        return Err(Failure::nonsense(&format!(
+            "its answer is `{shown}` and not json"
+        )));
     }
     Ok(is_events)
 }
@@ -395,7 +399,9 @@ fn check_whole(parts: &Parts, bytes: &Bytes, path: &str) -> Result<(), Failure> 
     match first {
         Some(b'{' | b'[') => Ok(()),
         _ if !is_good => Ok(()),
-        _ => Err(Failure::nonsense("its answer says that it is json and is not")),
+        _ => Err(Failure::nonsense(
+            "its answer says that it is json and is not",
+        )),
     }
 }
 

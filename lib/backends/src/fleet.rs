@@ -35,6 +35,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 
+/// The number of a balancer, which is no worker of the router.
+const BALANCER: u64 = 0;
+
 /// The servers. Cheap to clone; clones are the same servers.
 #[derive(Debug, Clone)]
 pub struct Backends {
@@ -103,7 +106,12 @@ pub(crate) struct Eligible {
 // === impl Backend ===
 
 impl Backend {
-    fn new(number: u64, address: BackendAddress, environment: &Environment, connect: Duration) -> Self {
+    fn new(
+        number: u64,
+        address: BackendAddress,
+        environment: &Environment,
+        connect: Duration,
+    ) -> Self {
         let network = Arc::clone(&environment.network);
         Self {
             number,
@@ -129,7 +137,9 @@ impl Backend {
     fn listed(&self, model: &str) -> Option<ListedModel> {
         let listed = self.listed.read();
         let models = listed.as_ref()?;
-        let at = models.binary_search_by(|it| it.name.as_str().cmp(model)).ok()?;
+        let at = models
+            .binary_search_by(|it| it.name.as_str().cmp(model))
+            .ok()?;
         models.get(at).cloned()
     }
 }
@@ -149,6 +159,10 @@ impl Fleet {
 
     /// Takes in what was seen of a server.
     pub(crate) fn see(&self, backend: &Backend, sign: Sign) {
+        if backend.number == BALANCER {
+            // There is nobody else to ask: it is asked whatever it does.
+            return;
+        }
         let change = backend.health.lock().see(sign);
         let Some(change) = change else { return };
         let is_in = change == Change::In;
@@ -205,10 +219,16 @@ impl Fleet {
         let mut listed: BTreeMap<String, ListedModel> = BTreeMap::new();
         for backend in &self.backends {
             for model in backend.listed.read().iter().flat_map(|it| it.iter()) {
-                listed.entry(model.name.clone()).or_insert_with(|| model.clone());
+                listed
+                    .entry(model.name.clone())
+                    .or_insert_with(|| model.clone());
             }
         }
-        for name in keeper.served.keys().filter(|name| !listed.contains_key(*name)) {
+        for name in keeper
+            .served
+            .keys()
+            .filter(|name| !listed.contains_key(*name))
+        {
             self.models.remove(name);
         }
         for (name, model) in &listed {

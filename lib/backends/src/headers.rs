@@ -164,11 +164,21 @@ mod tests {
         names.sort_unstable();
         assert_eq!(
             names,
-            ["content-type", "host", "traceparent", "x-request-id", "x-session-id"]
+            [
+                "content-type",
+                "host",
+                "traceparent",
+                "x-request-id",
+                "x-session-id"
+            ]
         );
         assert_eq!(headers[HOST], "backend:1");
         assert_eq!(headers[REQUEST_ID], "id-1");
-        let answer = to_client(&map(&[("connection", "close"), ("x-a", "1"), ("content-length", "3")]));
+        let answer = to_client(&map(&[
+            ("connection", "close"),
+            ("x-a", "1"),
+            ("content-length", "3"),
+        ]));
         assert_eq!(answer, map(&[("x-a", "1")]));
     }
 
@@ -181,11 +191,23 @@ mod tests {
             own: own.clone(),
         };
         let of = |headers: HeaderMap| headers.get(AUTHORIZATION).cloned();
-        assert_eq!(of(sent(&key, &policy(false, &None))).unwrap(), "Bearer client");
-        assert_eq!(of(sent(&key, &policy(false, &own))).unwrap(), "Bearer client");
+        assert_eq!(
+            of(sent(&key, &policy(false, &None))).unwrap(),
+            "Bearer client"
+        );
+        assert_eq!(
+            of(sent(&key, &policy(false, &own))).unwrap(),
+            "Bearer client"
+        );
         assert_eq!(of(sent(&key, &policy(true, &None))), None);
-        assert_eq!(of(sent(&key, &policy(true, &own))).unwrap(), "Bearer server");
-        assert_eq!(of(sent(&[], &policy(false, &own))).unwrap(), "Bearer server");
+        assert_eq!(
+            of(sent(&key, &policy(true, &own))).unwrap(),
+            "Bearer server"
+        );
+        assert_eq!(
+            of(sent(&[], &policy(false, &own))).unwrap(),
+            "Bearer server"
+        );
         let other = sent(&[("x-api-key", "client")], &policy(true, &None));
         assert!(!other.contains_key("x-api-key"));
     }

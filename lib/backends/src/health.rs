@@ -90,7 +90,8 @@ impl Health {
             }
             Sign::RequestFailed(trouble) => {
                 self.requests_failed = self.requests_failed.saturating_add(1);
-                let enough = trouble == Trouble::Refused || self.requests_failed >= REQUEST_FAILURES;
+                let enough =
+                    trouble == Trouble::Refused || self.requests_failed >= REQUEST_FAILURES;
                 self.fail(enough, trouble)
             }
         }

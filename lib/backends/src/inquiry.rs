@@ -38,10 +38,14 @@ pub struct Gist<'a> {
 impl<'a> Gist<'a> {
     /// Reads a body. Nothing else of it is looked at.
     pub fn read(body: &'a [u8]) -> Result<Self, RequestError> {
-        serde_json::from_slice(body).map_err(|error| {
-            let message = format!("the body is not a JSON object of a request: {error}");
+        let refused = |why: &dyn std::fmt::Display| {
+            let message = format!("the body is not a JSON object of a request: {why}");
             RequestError::new(ErrorCode::InvalidJson, message)
-        })
+        };
+        if body.trim_ascii_start().first() != Some(&b'{') {
+            return Err(refused(&"it begins without a brace"));
+        }
+        serde_json::from_slice(body).map_err(|error| refused(&error))
     }
 
     /// Whether the answer is to be a stream.

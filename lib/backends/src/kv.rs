@@ -86,11 +86,13 @@ pub(crate) fn listen(
 ) {
     let mut items = Subscriber::start(options, &fleet.environment, &fleet.tasks, metrics);
     let hearing = Arc::clone(fleet);
-    fleet.tasks.spawn_until_cancelled("backend kv events", async move {
-        while let Some(item) = items.recv().await {
-            hearing.hear(number, item);
-        }
-    });
+    fleet
+        .tasks
+        .spawn_until_cancelled("backend kv events", async move {
+            while let Some(item) = items.recv().await {
+                hearing.hear(number, item);
+            }
+        });
 }
 
 impl Fleet {
@@ -186,7 +188,10 @@ mod tests {
         let (events, refused) = caches.understand(WORKER, &batch(8, None));
         assert_eq!(events, []);
         assert_eq!(reason(&refused[0]), "block_size");
-        assert_eq!(EngineCaches::new(sixteen, true).settle(&batch(4, None)), None);
+        assert_eq!(
+            EngineCaches::new(sixteen, true).settle(&batch(4, None)),
+            None
+        );
     }
 
     #[test]
@@ -194,7 +199,11 @@ mod tests {
         let mut caches = EngineCaches::new(NonZeroU32::new(4).unwrap(), true);
         caches.understand(WORKER, &batch(4, None));
         let (events, _) = caches.understand(WORKER, &batch(4, Some(7)));
-        assert_eq!(events.len(), 2, "the id means something else now, and the former is gone");
+        assert_eq!(
+            events.len(),
+            2,
+            "the id means something else now, and the former is gone"
+        );
         caches.forget(1);
         let (_, refused) = caches.understand(WORKER, &batch(4, Some(7)));
         assert_eq!(reason(&refused[0]), "unknown_parent");

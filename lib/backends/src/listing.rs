@@ -97,12 +97,21 @@ mod tests {
 
     #[test]
     fn nonsense_is_told_from_a_list() {
-        for body in ["", "<html>", "{}", r#"{"data":{}}"#, r#"{"data":[{}]}"#, "[]"] {
+        for body in [
+            "",
+            "<html>",
+            "{}",
+            r#"{"data":{}}"#,
+            r#"{"data":[{}]}"#,
+            "[]",
+        ] {
             let error = read(body.as_bytes()).unwrap_err();
             assert!(matches!(error, ListingError::Malformed(_)), "{body}");
         }
         assert_eq!(read(br#"{"data":[]}"#), Err(ListingError::Empty));
-        let many: Vec<String> = (0..=MAX_MODELS).map(|n| format!(r#"{{"id":"{n}"}}"#)).collect();
+        let many: Vec<String> = (0..=MAX_MODELS)
+            .map(|n| format!(r#"{{"id":"{n}"}}"#))
+            .collect();
         let many = format!(r#"{{"data":[{}]}}"#, many.join(","));
         assert_eq!(read(many.as_bytes()), Err(ListingError::TooLarge));
     }

@@ -25,12 +25,10 @@ impl BackendMetrics {
     /// Counters at zero.
     pub fn new() -> Result<Self, prometheus::Error> {
         let options = |name: &str, help: &str| Opts::new(format!("dynamo_backends_{name}"), help);
-        let counters = |name, help, labels: &[&str]| IntCounterVec::new(options(name, help), labels);
+        let counters =
+            |name, help, labels: &[&str]| IntCounterVec::new(options(name, help), labels);
         Ok(Self {
-            up: IntGaugeVec::new(
-                options("up", "Whether a server is asked"),
-                &["backend"],
-            )?,
+            up: IntGaugeVec::new(options("up", "Whether a server is asked"), &["backend"])?,
             changes: counters(
                 "changes_total",
                 "Times that a server came or went",

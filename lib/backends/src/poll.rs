@@ -35,7 +35,9 @@ async fn ask(fleet: &Fleet, backend: &Backend) -> Result<Vec<ListedModel>, Troub
     let mut request = Request::new(Full::new(Bytes::new()));
     *request.method_mut() = Method::GET;
     let path = backend.address.path("/v1/models");
-    *request.uri_mut() = path.parse().map_err(|_| nonsense("its address has no path"))?;
+    *request.uri_mut() = path
+        .parse()
+        .map_err(|_| nonsense("its address has no path"))?;
     let headers = request.headers_mut();
     if let Ok(host) = backend.address.authority().parse() {
         headers.insert(HOST, host);
@@ -54,7 +56,9 @@ async fn ask(fleet: &Fleet, backend: &Backend) -> Result<Vec<ListedModel>, Troub
             401 | 403 => "; give it a key with --backend-api-key",
             _ => "",
         };
-        return Err(nonsense(&format!("it answers GET /v1/models with {status}{hint}")));
+        return Err(nonsense(&format!(
+            "it answers GET /v1/models with {status}{hint}"
+        )));
     }
     let announced = announced.and_then(|it| it.to_str().ok()?.parse::<usize>().ok());
     let mut bytes = Vec::with_capacity(announced.unwrap_or(0).min(MAX_LISTING));

@@ -149,7 +149,9 @@ mod tests {
 
     #[tokio::test]
     async fn extensions_of_a_server_do_not_hide_the_prompt() {
-        let plain = ids(Api::Completion, r#"{"model":"m","prompt":"hello"}"#).await.unwrap();
+        let plain = ids(Api::Completion, r#"{"model":"m","prompt":"hello"}"#)
+            .await
+            .unwrap();
         let extended = r#"{"model":"m","prompt":"hello","guided_magic":{"a":[1]},"top_p":7}"#;
         assert_eq!(ids(Api::Completion, extended).await.unwrap(), plain);
         let chat = r#"{"model":"m","messages":[{"role":"user","content":"hello"}],"mm":{}}"#;

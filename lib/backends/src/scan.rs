@@ -157,7 +157,13 @@ mod tests {
     #[test]
     fn events_and_their_ends_are_counted() {
         let scanned = EventScan::default().scan(STREAM.as_bytes());
-        assert_eq!(scanned, Scanned { events: 3, whole: STREAM.len() });
+        assert_eq!(
+            scanned,
+            Scanned {
+                events: 3,
+                whole: STREAM.len()
+            }
+        );
         let cut = &STREAM[..STREAM.len() - 5];
         let scanned = EventScan::default().scan(cut.as_bytes());
         assert_eq!(scanned.whole, STREAM.find("data: [").unwrap());

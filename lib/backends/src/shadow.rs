@@ -94,7 +94,10 @@ impl Shadow {
     pub fn served_by(&self, answer: &HeaderMap) -> Option<u64> {
         let given = self.headers.iter().find_map(|name| answer.get(name))?;
         let name = given.to_str().ok()?.trim();
-        let at = self.workers.iter().position(|worker| worker.is_called(name))?;
+        let at = self
+            .workers
+            .iter()
+            .position(|worker| worker.is_called(name))?;
         Some(at as u64 + 1)
     }
 
@@ -157,7 +160,9 @@ mod tests {
     #[test]
     fn who_served_is_known_by_address_or_name() {
         let workers = ["http://a:1", "pod-7=http://b:2"];
-        let workers = workers.map(|text| ShadowWorker::parse(text).unwrap()).to_vec();
+        let workers = workers
+            .map(|text| ShadowWorker::parse(text).unwrap())
+            .to_vec();
         let headers = vec!["x-first".to_owned(), "x-served-by".to_owned()];
         let metrics = BackendMetrics::new().unwrap();
         let shadow = Shadow::new(workers, headers, 10, metrics);

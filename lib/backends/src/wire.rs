@@ -11,12 +11,12 @@ pub use pool::{IDLE_AGE, MAX_IDLE, Pool};
 
 use crate::health::Trouble;
 use bytes::Bytes;
+use dynamo_runtime::environment::{Connection, Network};
 use http::{Request, Response};
 use http_body_util::Full;
 use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
-use dynamo_runtime::environment::{Connection, Network};
 use std::fmt;
 use std::future::Future;
 use std::io;

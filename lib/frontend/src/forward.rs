@@ -47,7 +47,10 @@ pub(crate) async fn forward(State(app): State<Arc<App>>, request: Request) -> Re
     };
     let uri = request.uri();
     let endpoint = endpoint(uri.path());
-    let path = uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
+    let path = uri
+        .path_and_query()
+        .map_or("/", |path| path.as_str())
+        .to_owned();
     let headers = request.headers().clone();
     let (exchange, body) = match Exchange::begin(app, endpoint, request).await {
         Ok(begun) => begun,
@@ -70,7 +73,10 @@ async fn pass(mut exchange: Exchange, backends: &Backends, inquiry: &Inquiry) ->
     };
     exchange.kind.stream = gist.is_stream();
     let app = &exchange.app;
-    let model = gist.model.as_deref().and_then(|name| app.models.find(name).ok());
+    let model = gist
+        .model
+        .as_deref()
+        .and_then(|name| app.models.find(name).ok());
     // A name that nobody serves is no label: clients may send any.
     let label = model.as_ref().map_or(NO_MODEL, |model| &model.card.name);
     exchange.span.record("model", label);

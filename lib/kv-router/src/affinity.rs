@@ -45,16 +45,38 @@ impl Affinity {
 
     /// The session is served by `worker` from now on.
     pub fn bind(&mut self, session: &str, worker: WorkerKey, now: Duration) {
-        let binding = Binding { worker, used: now };
-        self.sessions.insert(session_hash(session), binding);
-        if self.sessions.len() > MAX_SESSIONS {
-            self.sessions.pop_oldest();
-        }
+        self.insert(session_hash(session), worker, now);
     }
 
     /// Forgets a session that has ended.
     pub fn end(&mut self, session: &str) {
-        self.sessions.remove(&session_hash(session));
+        self.end_hashed(session_hash(session));
+    }
+
+    /// What another router says of a session, unless something later is known of it.
+    pub(crate) fn bind_hashed(&mut self, session: u64, worker: WorkerKey, used: Duration) {
+        let known = self.sessions.get(&session);
+        if known.is_none_or(|known| known.used <= used) {
+            self.insert(session, worker, used);
+        }
+    }
+
+    /// Forgets a session by the hash of its id.
+    pub(crate) fn end_hashed(&mut self, session: u64) {
+        self.sessions.remove(&session);
+    }
+
+    /// Every session by the hash of its id, with its worker and its last use, in their order.
+    pub(crate) fn bindings(&self) -> impl Iterator<Item = (u64, WorkerKey, Duration)> + '_ {
+        let sessions = self.sessions.iter();
+        sessions.map(|(session, binding)| (*session, binding.worker, binding.used))
+    }
+
+    fn insert(&mut self, session: u64, worker: WorkerKey, used: Duration) {
+        self.sessions.insert(session, Binding { worker, used });
+        if self.sessions.len() > MAX_SESSIONS {
+            self.sessions.pop_oldest();
+        }
     }
 
     /// Forgets the sessions that have rested for their time to live.
@@ -77,7 +99,8 @@ impl Affinity {
     }
 }
 
-fn session_hash(session: &str) -> u64 {
+/// A session as it is remembered and told.
+pub(crate) fn session_hash(session: &str) -> u64 {
     xxh3_64(session.as_bytes())
 }
 

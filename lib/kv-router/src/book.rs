@@ -22,8 +22,7 @@ use dynamo_protocols::kv::SequenceHash;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-pub(crate) use change::Outbox;
-pub use change::{BookChange, Changes};
+pub use change::BookChange;
 
 /// Bookings at once: 2,500 workers with a hundred requests each. Past it the one longest without
 /// a sign of life makes room: it is more likely forgotten than running.

@@ -255,6 +255,16 @@ impl Chooser {
     }
 
     /// The sessions, if conversations stay with their workers.
+    pub(crate) fn affinity(&self) -> Option<&Affinity> {
+        self.affinity.as_ref()
+    }
+
+    /// Whether conversations stay with their workers.
+    pub(crate) fn binds(&self) -> bool {
+        self.affinity.is_some()
+    }
+
+    /// The sessions, to change them.
     pub fn affinity_mut(&mut self) -> Option<&mut Affinity> {
         self.affinity.as_mut()
     }

@@ -34,8 +34,9 @@ options! {
     pub struct RouterOptions("router") {
         /// How a worker is picked.
         router_mode: RouterMode = RouterMode::Auto, env = "DYN_ROUTER_MODE";
-        /// What a prompt block in a worker's device memory is worth, as a share of computing it.
-        router_kv_overlap_score_credit: f64 = 1.0,
+        /// What a prompt block in a worker's device memory is worth, as a multiple of computing it:
+        /// above 1, because a second copy elsewhere would take another prompt's room.
+        router_kv_overlap_score_credit: f64 = 2.0,
             env = "DYN_ROUTER_KV_OVERLAP_SCORE_CREDIT",
             env = "DYN_ROUTER_KV_OVERLAP_SCORE_WEIGHT",
             env = "DYN_KV_OVERLAP_SCORE_WEIGHT",
@@ -56,7 +57,7 @@ options! {
         shared_cache_multiplier: Option<f64> = None,
             env = "DYN_SHARED_CACHE_MULTIPLIER", min = 0.0, max = MAX_WEIGHT;
         /// What a prompt block still to be computed costs, where a block in use costs 1.
-        router_prefill_load_scale: f64 = 1.0,
+        router_prefill_load_scale: f64 = 32.0,
             env = "DYN_ROUTER_PREFILL_LOAD_SCALE", min = 0.0, max = MAX_WEIGHT;
         /// What a request in flight costs, in blocks.
         router_decode_active_request_weight: f64 = 0.0,
@@ -209,8 +210,13 @@ mod tests {
     }
 
     #[test]
-    fn the_defaults_are_the_published_ones() {
-        let policy = RouterOptions::default().policy(BLOCK, true);
+    fn the_defaults_but_for_two_weights_are_the_published_ones() {
+        let published = RouterOptions {
+            router_kv_overlap_score_credit: 1.0,
+            router_prefill_load_scale: 1.0,
+            ..RouterOptions::default()
+        };
+        let policy = published.policy(BLOCK, true);
         assert_eq!(policy, Policy::new(RouterMode::Kv, BLOCK));
     }
 

@@ -18,11 +18,13 @@
 //!   counted; nothing else books
 //! - while one request waits, later ones line up: none passes it unless the queue lets it
 
+mod absent;
 mod answer;
+mod exchange;
 mod replicas;
 
 use crate::approximate::Approximate;
-use crate::book::{Book, BookChange, Outbox};
+use crate::book::{Book, BookChange};
 use crate::choice::{Choice, Chooser, NoChoice, Situation};
 use crate::config::RouterOptions;
 use crate::cost::WorkerOverlap;
@@ -35,9 +37,12 @@ use crate::mode::{Random, RouterMode};
 use crate::queue::{Place, Queue, QueueRefusal, Waiting};
 use crate::request::{KeptRequest, RouteRequest};
 use crate::worker::{Slot, WorkerKey};
+use absent::Absent;
 pub use answer::{Placed, Refusal, Released, Submitted, Ticket};
 use dynamo_protocols::kv::SequenceHash;
 use dynamo_protocols::load::LoadReport;
+use exchange::Outbox;
+pub use exchange::{Change, Changes};
 use std::num::NonZeroU32;
 use std::time::Duration;
 
@@ -56,6 +61,7 @@ pub struct Router {
     log: DecisionLog,
     hit_rate: HitRate,
     outbox: Option<Outbox>,
+    absent: Absent,
     /// Overlaps of the prompt at hand; kept for its memory.
     overlaps: Vec<WorkerOverlap>,
 }
@@ -73,6 +79,7 @@ impl Router {
             log: DecisionLog::default(),
             hit_rate: HitRate::default(),
             outbox: options.router_replica_sync.then(Outbox::default),
+            absent: Absent::default(),
             overlaps: Vec::new(),
             options: options.clone(),
         }
@@ -90,7 +97,11 @@ impl Router {
         if let (Some(approximate), Some(blocks)) = (&mut self.approximate, worker.total_blocks) {
             approximate.set_capacity(worker.slot, blocks);
         }
+        let (key, slot) = (worker.key, worker.slot);
         self.fleet.put(worker);
+        if former != Some(slot) {
+            self.book_absent(key, slot);
+        }
     }
 
     /// Takes a worker out with all that was given to it. Its slot may be given to another worker
@@ -213,7 +224,7 @@ impl Router {
     pub fn first_token(&mut self, ticket: &Ticket, now: Duration) {
         self.book.first_token(ticket.booking, now);
         self.log.first_token(ticket.decision, now);
-        self.publish(|| BookChange::FirstToken(ticket.booking));
+        self.publish(|| Change::Booking(BookChange::FirstToken(ticket.booking)));
     }
 
     /// A request has filled a block with output. This is also what shows that it still runs, so it
@@ -228,15 +239,17 @@ impl Router {
         let id = ticket.booking;
         if !self.options.router_track_output_blocks {
             self.book.touch(id, now);
-            self.publish(|| BookChange::Alive(id));
+            self.publish(|| Change::Booking(BookChange::Alive(id)));
             return;
         }
         let hash = hash.filter(|_| self.options.router_assume_kv_reuse);
         self.book.block(id, hash, generated_tokens, now);
-        self.publish(|| BookChange::Block {
-            id,
-            hash,
-            generated_tokens,
+        self.publish(|| {
+            Change::Booking(BookChange::Block {
+                id,
+                hash,
+                generated_tokens,
+            })
         });
     }
 
@@ -248,13 +261,14 @@ impl Router {
             self.hit_rate.served(ticket.isl_tokens, predicted, cached);
         }
         self.log.conclude(ticket.decision, outcome);
-        self.publish(|| BookChange::Ended(ticket.booking));
+        self.publish(|| Change::Booking(BookChange::Ended(ticket.booking)));
     }
 
     /// A session has ended: its next request is free to go anywhere.
     pub fn end_session(&mut self, session: &str) {
         if let Some(affinity) = self.chooser.affinity_mut() {
             affinity.end(session);
+            self.publish(|| Change::session(session, None));
         }
     }
 
@@ -336,7 +350,10 @@ impl Router {
         }
         self.hit_rate.routed(request.hashes, &choice);
         if let Some(outbox) = &mut self.outbox {
-            outbox.push(self.chooser.booked(request, &choice));
+            outbox.push(Change::Booking(self.chooser.booked(request, &choice)));
+            if let Some(session) = request.session.filter(|_| self.chooser.binds()) {
+                outbox.push(Change::session(session, Some(choice.worker)));
+            }
         }
         Ok(self.enter(choice, now, waited))
     }

@@ -14,6 +14,7 @@ use dynamo_protocols::engine::{
 use dynamo_protocols::error::ErrorCode;
 use dynamo_protocols::load::LoadReport;
 use dynamo_routing::news::news_endpoint;
+use dynamo_routing::replicas::bookings_endpoint;
 use dynamo_routing::{RouterSetup, WorkerRouter};
 use dynamo_runtime::component::client::{Call, Policy};
 use dynamo_runtime::component::{DistributedRuntime, InstanceFilter, TypedClient};
@@ -46,6 +47,7 @@ impl RemoteEngine {
     ) -> Result<Self, NameError> {
         let embed = embed_endpoint(&identity.endpoint)?;
         let news = news_endpoint(&identity.endpoint)?;
+        let bookings = bookings_endpoint(&identity.endpoint, name, &identity.checksum)?;
         let (name, identity) = (name.to_owned(), identity.clone());
         let generate = runtime.endpoint(identity.endpoint.clone());
         let accepted: InstanceFilter =
@@ -55,6 +57,7 @@ impl RemoteEngine {
         let router = WorkerRouter::start(RouterSetup {
             runtime: runtime.clone(),
             news,
+            bookings,
             workers: Arc::clone(&accepted),
             instances: generate.untyped().watch_instances(),
             block_size,

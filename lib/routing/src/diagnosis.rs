@@ -273,6 +273,7 @@ mod tests {
             ..Totals::default()
         };
         Figures {
+            replicas: crate::replicas::ReplicaCounts::default(),
             mode: RouterMode::Kv,
             block_size: 16,
             workers: vec![worker(1), worker(2)],

@@ -1,5 +1,6 @@
 //! A router in numbers: for metrics, for whoever looks at it, and for its diagnosis.
 
+use crate::replicas::ReplicaCounts;
 use crate::router::{NewsCounts, WorkerRouter};
 use dynamo_kv_router::WorkerKey;
 use dynamo_kv_router::hit_rate::{Rates, Totals};
@@ -33,6 +34,8 @@ pub struct Figures {
     pub index: IndexFigures,
     /// What workers told.
     pub news: NewsCounts,
+    /// What replicas of the router told each other.
+    pub replicas: ReplicaCounts,
 }
 
 /// The index in numbers.
@@ -103,6 +106,7 @@ impl WorkerRouter {
                 counters: index.counters(),
             },
             news: self.news(),
+            replicas: self.replicas(),
         })
     }
 }

@@ -8,6 +8,7 @@
 //! - [`call`]: a request on its way to a worker, refusals included
 //! - [`figures`], [`diagnosis`]: the router in numbers, and what they say is wrong
 //! - [`placement`]: the same for a worker that is no engine of ours
+//! - [`replicas`]: what routers of the same workers tell each other
 //! - [`account`]: an answer that tells the router how far it is
 
 pub mod account;
@@ -18,6 +19,7 @@ mod members;
 pub mod news;
 pub mod placement;
 mod question;
+pub mod replicas;
 pub mod router;
 
 pub use call::RoutedCall;

@@ -18,13 +18,14 @@ pub use fed::{FedSetup, RouterFeed};
 use crate::call::RoutedCall;
 use crate::members::{Leavers, Members};
 use crate::question::Question;
+use crate::replicas::{self, ReplicaCounts, Replicas};
 use dynamo_kv_router::config::RouterOptions;
 use dynamo_kv_router::cost::WorkerOverlap;
 use dynamo_kv_router::decision_log::{End, Outcome};
 use dynamo_kv_router::explain::Explanation;
 use dynamo_kv_router::index::{Matches, SharedIndex, TierEvent};
 use dynamo_kv_router::queue::{Place, QueueRefusal};
-use dynamo_kv_router::router::{Placed, Refusal, Released, Router, Submitted, Ticket};
+use dynamo_kv_router::router::{Changes, Placed, Refusal, Released, Router, Submitted, Ticket};
 use dynamo_kv_router::{Slot, Tier, WorkerKey};
 use dynamo_protocols::engine::{EngineRequest, RequestContext};
 use dynamo_protocols::worker_event::{WorkerEvent, WorkerNews};
@@ -52,6 +53,8 @@ pub struct RouterSetup {
     pub runtime: DistributedRuntime,
     /// Channel of the workers' news.
     pub news: EndpointId,
+    /// Channel of the bookings of this router and its replicas.
+    pub bookings: EndpointId,
     /// Which processes are workers of the model.
     pub workers: InstanceFilter,
     /// The instances that take its requests.
@@ -72,6 +75,8 @@ pub struct WorkerRouter {
 /// What tasks and requests share.
 pub(crate) struct Shared {
     environment: Environment,
+    /// Tells the bookings of replicas apart.
+    origin: u64,
     started: Instant,
     block_size: NonZeroU32,
     min_workers: usize,
@@ -80,6 +85,7 @@ pub(crate) struct Shared {
     /// Told when waiting requests may have a chance.
     pump: Notify,
     told: Told,
+    pub(crate) replicas: Replicas,
 }
 
 struct Core {
@@ -147,6 +153,16 @@ impl WorkerRouter {
         let environment = setup.runtime.environment().clone();
         let shared = Shared::new(environment, setup.block_size, &setup.options);
         let tasks = setup.runtime.tasks().child();
+        if setup.options.router_replica_sync {
+            let (name, runtime) = (setup.bookings, setup.runtime.clone());
+            let news = replicas::subscribe(&runtime, name.clone());
+            tasks.spawn_until_cancelled(
+                "router replicas",
+                replicas::hear(news, Arc::clone(&shared)),
+            );
+            let tell = replicas::tell(runtime, name, Arc::clone(&shared));
+            tasks.spawn_until_cancelled("router bookings", tell);
+        }
         let plane = DirectEventPlane::new(setup.runtime);
         let news = plane.subscribe(setup.news, setup.workers);
         let follow = follow(Arc::clone(&shared), setup.instances, news);
@@ -193,6 +209,11 @@ impl WorkerRouter {
         self.shared.told.counts()
     }
 
+    /// What was exchanged with the router's replicas.
+    pub fn replicas(&self) -> ReplicaCounts {
+        self.shared.replicas.counts()
+    }
+
     /// Looks at the router's state. Requests wait for it.
     pub fn with_router<T>(&self, look: impl FnOnce(&Router) -> T) -> T {
         look(&self.shared.core.lock().router)
@@ -206,6 +227,11 @@ impl WorkerRouter {
     /// Tokens per KV block.
     pub fn block_size(&self) -> NonZeroU32 {
         self.shared.block_size
+    }
+
+    #[cfg(test)]
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
     }
 
     /// How many workers are there, and how many of them tell what their caches hold.
@@ -229,6 +255,7 @@ impl Shared {
         // Tells the bookings of replicas apart; zero is nobody's.
         let origin = environment.random.next_u64().max(1);
         Arc::new(Self {
+            origin,
             started: Instant::now(),
             block_size,
             min_workers: options.router_min_initial_workers as usize,
@@ -240,6 +267,7 @@ impl Shared {
             }),
             pump: Notify::new(),
             told: Told::default(),
+            replicas: Replicas::default(),
             environment,
         })
     }
@@ -275,6 +303,7 @@ impl Shared {
             .router
             .submit(&request, matches.overlaps(), now, &mut bits(seed))
             .map_err(RequestError::from)?;
+        self.tell(&core.router);
         match submitted {
             Submitted::Placed(placed) => Ok(Ok(placed)),
             Submitted::Waits { place, displaced } => {
@@ -343,6 +372,7 @@ impl Shared {
         let now = self.now();
         let mut core = self.core.lock();
         core.router.block_filled(ticket, None, generated, now);
+        self.tell(&core.router);
     }
 
     pub(crate) fn end(&self, ticket: &Ticket, outcome: Outcome) {
@@ -351,11 +381,39 @@ impl Shared {
         self.wake(&core);
     }
 
-    /// Has the queue looked at, if anybody waits.
+    /// Has the queue looked at, if anybody waits, and the replicas told, if there is anything.
     fn wake(&self, core: &Core) {
         if core.router.waiting() > 0 {
             self.pump.notify_one();
         }
+        self.tell(&core.router);
+    }
+
+    /// Has the replicas told, if there is anything to tell.
+    fn tell(&self, router: &Router) {
+        if router.has_changes() {
+            self.replicas.notify();
+        }
+    }
+
+    /// Has the queue looked at, if anybody waits.
+    pub(crate) fn look_at_queue(&self) {
+        self.wake(&self.core.lock());
+    }
+
+    pub(crate) fn with_router_mut<T>(&self, change: impl FnOnce(&mut Router) -> T) -> T {
+        change(&mut self.core.lock().router)
+    }
+
+    /// The name of this router among its replicas.
+    pub(crate) fn origin(&self) -> u64 {
+        self.origin
+    }
+
+    /// The bookings made here.
+    pub(crate) fn snapshot_of_bookings(&self) -> Changes {
+        let now = self.now();
+        self.core.lock().router.snapshot(now)
     }
 
     fn enough_workers(&self) -> Result<(), RequestError> {
@@ -394,6 +452,7 @@ impl Shared {
                 core.router.end(&placed.ticket, CANCELLED);
             }
         }
+        self.tell(&core.router);
         let next = core.router.next_expiry()?;
         Some(next.saturating_sub(now))
     }

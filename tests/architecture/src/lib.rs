@@ -16,8 +16,8 @@ pub const LAYERS: &[&[&str]] = &[
     &["dynamo-llm", "dynamo-llamacpp", "dynamo-mocker"],
     // Servers that are not ours, as workers.
     &["dynamo-backends"],
-    // Services.
-    &["dynamo-frontend"],
+    // Services, and traffic in virtual time.
+    &["dynamo-replay", "dynamo-frontend"],
     // Everything wired together.
     &[
         "dynamo-run",

@@ -2,6 +2,8 @@
 //! here needs a model; those about tokenizers need the files that `make models` fetches.
 
 #[cfg(test)]
+mod backends;
+#[cfg(test)]
 mod batch;
 #[cfg(test)]
 mod collector;
@@ -9,6 +11,8 @@ mod collector;
 mod console;
 #[cfg(test)]
 mod drain;
+#[cfg(test)]
+mod fakes;
 #[cfg(test)]
 mod http;
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! From options to servers that are polled and listened to.
 
-use super::{Backend, Backends, Fleet, Keeper, Patience};
+use super::{BALANCER, Backend, Backends, Fleet, Keeper, Patience};
 use crate::address::{AddressError, BackendAddress};
 use crate::config::BackendOptions;
 use crate::headers::KeyPolicy;
@@ -80,7 +80,9 @@ pub enum SetupError {
     #[error("--kv-events: {0}")]
     Events(#[from] EndpointError),
     /// More publishers than servers.
-    #[error("--kv-events is given {events} times for {servers} servers; give it once for each, or `none`")]
+    #[error(
+        "--kv-events is given {events} times for {servers} servers; give it once for each, or `none`"
+    )]
     TooManyEvents {
         /// Publishers.
         events: usize,
@@ -88,7 +90,9 @@ pub enum SetupError {
         servers: usize,
     },
     /// Prompts have to be tokenised.
-    #[error("{0} needs the model's tokenizer: give its folder or Hugging Face id with --model-path")]
+    #[error(
+        "{0} needs the model's tokenizer: give its folder or Hugging Face id with --model-path"
+    )]
     NoTokenizer(String),
     /// One address is given twice.
     #[error("{0} is given twice; give each server once")]
@@ -162,15 +166,19 @@ fn fleet(setup: BackendsSetup, publishers: usize) -> Result<Fleet, SetupError> {
                 return Err(SetupError::ManyBalancers);
             };
             let workers = shadow_workers(&options)?;
-            let balancer = Backend::new(0, balancer.clone(), &environment, connect);
+            let balancer = Backend::new(BALANCER, balancer.clone(), &environment, connect);
             balancer.is_in.send_replace(true);
-            let addresses = workers.iter().map(|worker| worker.address.clone()).collect();
+            let addresses = workers
+                .iter()
+                .map(|worker| worker.address.clone())
+                .collect();
             let (headers, every) = (options.shadow_header.clone(), options.shadow_log_every);
             let shadow = Shadow::new(workers, headers, every, setup.metrics.clone());
             (addresses, Some((Arc::new(balancer), shadow)))
         }
     };
-    if let Some(twice) = (1..addresses.len()).find(|at| addresses[..*at].contains(&addresses[*at])) {
+    if let Some(twice) = (1..addresses.len()).find(|at| addresses[..*at].contains(&addresses[*at]))
+    {
         return Err(SetupError::Twice(addresses[twice].to_string()));
     }
     let block_size = Fleet::block_size(options.kv_block_size, tokenising.as_ref());
@@ -182,9 +190,9 @@ fn fleet(setup: BackendsSetup, publishers: usize) -> Result<Fleet, SetupError> {
         block_size,
         options: router_options.clone(),
     });
-    let backends = (1..).zip(addresses).map(|(number, address)| {
-        Arc::new(Backend::new(number, address, &environment, connect))
-    });
+    let backends = (1..)
+        .zip(addresses)
+        .map(|(number, address)| Arc::new(Backend::new(number, address, &environment, connect)));
     Ok(Fleet {
         backends: backends.collect(),
         environment,

@@ -106,6 +106,15 @@ impl Index {
         self.walk(Chained(hashes), matches);
     }
 
+    /// How many leading blocks of a prompt somebody holds, whoever: what the union of all caches
+    /// has of it.
+    pub fn held_by_anybody(&self, hashes: &[SequenceHash]) -> usize {
+        let held = hashes
+            .iter()
+            .take_while(|hash| self.locate(**hash).is_some());
+        held.count()
+    }
+
     /// [`find`](Self::find) by the hashes of the blocks alone: for who has no use for the chain,
     /// which costs more than the query.
     pub fn find_blocks(&self, hashes: &[BlockHash], matches: &mut Matches) {

@@ -1,19 +1,33 @@
-//! One view of the load among the replicas of a router: each tells the others what it books.
+//! One view of the load among the replicas of a router: each tells the others what it books, and
+//! which worker a conversation is with.
 
 use super::Router;
-use crate::book::{BookChange, Changes, Outbox};
+use super::exchange::{Change, Changes, Outbox};
+use crate::book::{BookChange, BookingId};
 use crate::worker::{Slot, WorkerKey};
 use std::time::Duration;
 
 impl Router {
+    /// The name of this replica among others.
+    pub fn origin(&self) -> u64 {
+        self.book.origin()
+    }
+
+    /// Whether there is anything to tell the other replicas.
+    pub fn has_changes(&self) -> bool {
+        self.outbox.as_ref().is_some_and(Outbox::has_unsent)
+    }
+
     /// What was done here since the last call, for the other replicas.
     pub fn take_changes(&mut self) -> Changes {
         self.outbox.as_mut().map(Outbox::take).unwrap_or_default()
     }
 
-    /// The bookings made here, for replicas that start or have missed some.
-    pub fn snapshot(&self) -> Vec<BookChange> {
-        let own = |change: &BookChange| change.id().origin == self.book.origin();
+    /// What adds up to the same for replicas that start or have missed something: the bookings
+    /// made here, and every conversation that is known. It holds the changes up to `first` and
+    /// none from there on.
+    pub fn snapshot(&self, now: Duration) -> Changes {
+        let own = |change: &BookChange| change.id().origin == self.origin();
         let keys: Vec<(Slot, WorkerKey)> = {
             let workers = self.fleet.workers().iter();
             let mut keys: Vec<_> = workers.map(|it| (it.slot, it.key)).collect();
@@ -24,32 +38,85 @@ impl Router {
             let at = keys.binary_search_by_key(&slot, |(held, _)| *held).ok()?;
             Some(keys[at].1)
         };
-        self.book.snapshot(key_of).filter(own).collect()
+        let bookings = self.book.snapshot(key_of).filter(own);
+        let sessions = self.chooser.affinity().into_iter();
+        let sessions = sessions.flat_map(|affinity| affinity.bindings());
+        let sessions = sessions.map(|(session, worker, used)| Change::Session {
+            session,
+            worker: Some(worker),
+            age_ms: u64::try_from(now.saturating_sub(used).as_millis()).unwrap_or(u64::MAX),
+        });
+        Changes {
+            first: self.outbox.as_ref().map_or(0, Outbox::next),
+            changes: bookings.map(Change::Booking).chain(sessions).collect(),
+            is_complete: true,
+        }
     }
 
     /// Takes over what another replica did.
-    pub fn apply(&mut self, change: &BookChange, now: Duration) {
+    pub fn apply(&mut self, change: &Change, now: Duration) {
+        match change {
+            Change::Booking(change) => self.apply_booking(change, now),
+            Change::Session {
+                session,
+                worker,
+                age_ms,
+            } => {
+                let Some(affinity) = self.chooser.affinity_mut() else {
+                    return;
+                };
+                let used = now.saturating_sub(Duration::from_millis(*age_ms));
+                match worker {
+                    Some(worker) => affinity.bind_hashed(*session, *worker, used),
+                    None => affinity.end_hashed(*session),
+                }
+            }
+        }
+    }
+
+    /// Takes over all bookings of another replica in place of those known. Without any, the
+    /// replica is gone; what is known of conversations stays.
+    pub fn apply_snapshot(&mut self, origin: u64, changes: &[Change], now: Duration) {
+        self.book.remove_replica(origin);
+        self.absent.remove_replica(origin);
+        let is_its = |id: BookingId| id.origin == origin;
+        for change in changes {
+            if change.booking().is_none_or(is_its) {
+                self.apply(change, now);
+            }
+        }
+    }
+
+    pub(super) fn publish(&mut self, change: impl FnOnce() -> Change) {
+        if let Some(outbox) = &mut self.outbox {
+            outbox.push(change());
+        }
+    }
+
+    /// Enters what other replicas booked with a worker before it was known here.
+    pub(super) fn book_absent(&mut self, key: WorkerKey, slot: Slot) {
+        for (booked, seen) in self.absent.take(key) {
+            self.book.apply(&booked, |_| Some(slot), seen);
+        }
+    }
+
+    fn apply_booking(&mut self, change: &BookChange, now: Duration) {
+        if change.id().origin == self.origin() {
+            return;
+        }
         let slot_of = |key| self.fleet.get(key).map(|worker| worker.slot);
+        let is_known = match change {
+            BookChange::Booked { worker, .. } => slot_of(*worker).is_some(),
+            _ => true,
+        };
+        if self.absent.apply(change, is_known, now) {
+            return;
+        }
         self.book.apply(change, slot_of, now);
         if let BookChange::Booked { worker, blocks, .. } = change
             && let (Some(approximate), Some(slot)) = (&mut self.approximate, slot_of(*worker))
         {
             approximate.send(slot, blocks, now);
-        }
-    }
-
-    /// Takes over all bookings of another replica in place of those known. Without any, the
-    /// replica is gone.
-    pub fn apply_snapshot(&mut self, origin: u64, changes: &[BookChange], now: Duration) {
-        self.book.remove_replica(origin);
-        for change in changes.iter().filter(|it| it.id().origin == origin) {
-            self.apply(change, now);
-        }
-    }
-
-    pub(super) fn publish(&mut self, change: impl FnOnce() -> BookChange) {
-        if let Some(outbox) = &mut self.outbox {
-            outbox.push(change());
         }
     }
 }

@@ -402,9 +402,9 @@ fn replicas_come_to_the_same_loads_by_steps_or_by_a_snapshot() {
         there.apply(change, seconds(0));
     }
     loads_agree(&here, &there, own.worker);
-    there.apply_snapshot(1, &here.snapshot(), seconds(0));
+    there.apply_snapshot(1, &here.snapshot(seconds(0)).changes, seconds(0));
     loads_agree(&here, &there, own.worker);
-    assert_eq!(there.snapshot().len(), 1);
+    assert_eq!(there.snapshot(seconds(0)).changes.len(), 1);
     here.end(&first.ticket, FINISHED);
     for change in &here.take_changes().changes {
         there.apply(change, seconds(0));
@@ -412,6 +412,77 @@ fn replicas_come_to_the_same_loads_by_steps_or_by_a_snapshot() {
     loads_agree(&here, &there, own.worker);
     there.apply_snapshot(1, &[], seconds(0));
     assert_eq!(there.book().len(), 1);
+}
+
+fn replica(origin: u64) -> Router {
+    let options = RouterOptions {
+        router_replica_sync: true,
+        router_session_affinity_ttl_secs: Some(60.0),
+        ..kv()
+    };
+    Router::new(&options, BLOCK, origin)
+}
+
+#[test]
+fn bookings_with_a_worker_that_is_not_known_yet_count_when_it_comes() {
+    let (mut here, mut there) = (replica(1), replica(2));
+    here.put_worker(worker(0, 0));
+    let first = placed(submit(&mut here, &request(&[1, 2, 3])));
+    let second = placed(submit(&mut here, &request(&[4, 5])));
+    let third = placed(submit(&mut here, &request(&[6])));
+    here.first_token(&second.ticket, seconds(1));
+    here.end(&third.ticket, FINISHED);
+    for change in &here.take_changes().changes {
+        there.apply(change, seconds(1));
+    }
+    assert!(there.book().is_empty());
+    there.put_worker(worker(0, 7));
+    let (known, made) = (there.book().load(Slot(7)), here.book().load(Slot(0)));
+    assert_eq!(known, made);
+    assert_eq!((known.requests, known.blocks), (2, 5));
+    here.end(&first.ticket, FINISHED);
+    there.apply(&here.take_changes().changes[0], seconds(1));
+    assert_eq!(there.book().load(Slot(7)).requests, 1);
+    // A replica that is gone by then leaves nothing.
+    let mut late = replica(3);
+    late.apply_snapshot(1, &here.snapshot(seconds(1)).changes, seconds(1));
+    late.apply_snapshot(1, &[], seconds(1));
+    late.put_worker(worker(0, 7));
+    assert!(late.book().is_empty());
+}
+
+#[test]
+fn a_conversation_stays_with_its_worker_on_any_replica() {
+    let (mut here, mut there, mut late) = (replica(1), replica(2), replica(3));
+    for replica in [&mut here, &mut there, &mut late] {
+        for nth in 0..4 {
+            replica.put_worker(worker(nth, u32::try_from(nth).unwrap()));
+        }
+    }
+    let of_session = |session, hashes: &'static [u64]| RouteRequest {
+        session: Some(session),
+        ..request(hashes)
+    };
+    let chosen = placed(here.submit(&of_session("a", &[1]), &[], seconds(0), &mut || 2)).worker;
+    let taken = here.take_changes();
+    for change in &taken.changes {
+        there.apply(change, seconds(0));
+    }
+    let again = there.submit(&of_session("a", &[2]), &[], seconds(1), &mut || 1);
+    assert_eq!(placed(again).worker, chosen);
+    // Whoever starts late hears it from anybody, with the rest it has had.
+    let told = there.snapshot(seconds(40));
+    late.apply_snapshot(2, &told.changes, seconds(0));
+    let again = late.submit(&of_session("a", &[3]), &[], seconds(19), &mut || 1);
+    assert_eq!(placed(again).worker, chosen);
+    here.end_session("a");
+    let ended = here.take_changes();
+    late.apply(&ended.changes[0], seconds(20));
+    assert_eq!(
+        late.snapshot(seconds(20)).changes.len(),
+        1,
+        "its booking is left"
+    );
 }
 
 #[test]

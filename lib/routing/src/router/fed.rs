@@ -46,7 +46,12 @@ impl fmt::Debug for RouterFeed {
 impl WorkerRouter {
     /// A router without workers, and what tells it of them.
     pub fn fed(setup: FedSetup) -> (Self, RouterFeed) {
-        let shared = Shared::new(setup.environment, setup.block_size, &setup.options);
+        let options = RouterOptions {
+            // Replicas meet on the event plane, of which such a router knows nothing.
+            router_replica_sync: false,
+            ..setup.options
+        };
+        let shared = Shared::new(setup.environment, setup.block_size, &options);
         let tasks = setup.tasks.child();
         tasks.spawn_until_cancelled("router queue", pump(Arc::clone(&shared)));
         let feed = RouterFeed {

@@ -5,11 +5,12 @@
 use bytes::Bytes;
 use std::collections::VecDeque;
 
-/// Events remembered: some seconds of a busy worker, longer than a reconnect takes.
-pub const MAX_EVENTS: usize = 4096;
+/// Events remembered: some seconds of a busy worker, longer than a reconnect takes. Who misses more
+/// gets a snapshot.
+pub const MAX_EVENTS: usize = 512;
 
-/// Bytes remembered: what a process can spare for each of its channels.
-pub const MAX_BYTES: usize = 4 * 1024 * 1024;
+/// Bytes remembered: what a process that simulates thousands of workers can spare for each.
+pub const MAX_BYTES: usize = 256 * 1024;
 
 /// Where a subscriber stands in a publisher's events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

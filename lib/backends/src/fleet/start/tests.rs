@@ -40,7 +40,10 @@ fn options_that_make_no_sense_are_refused() {
     }
     let twice = refusal(|it| it.addresses.push("http://127.0.0.1:1/v1".parse().unwrap()));
     assert_eq!(twice, SetupError::Twice("http://127.0.0.1:1".into()));
-    assert_eq!(refusal(|it| it.options.shadow = true), SetupError::NoShadowWorkers);
+    assert_eq!(
+        refusal(|it| it.options.shadow = true),
+        SetupError::NoShadowWorkers
+    );
     let many = refusal(|it| {
         it.options.shadow = true;
         it.addresses.push("http://127.0.0.1:2".parse().unwrap());

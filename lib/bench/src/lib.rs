@@ -1,0 +1,28 @@
+//! Load generation and measurement of OpenAI-compatible servers: the library of `dynamo bench`.
+//!
+//! - [`config`]: options of `dynamo bench serve`
+//! - [`load`]: what is sent and when: lengths, arrivals, traces, conversations
+//! - [`prompt`]: texts and request bodies
+//! - [`client`]: one request with its answer, measured token by token
+//! - [`serve`]: sends the load; the only part with tasks and sockets
+//! - [`figures`]: what requests come to
+//! - [`result`] and [`report`]: the result as JSON, a table, and HTML with plots
+//!
+//! Everything but [`client`] and [`serve`] is pure: a function of options, seed and records.
+
+pub mod client;
+pub mod config;
+mod cpu;
+mod error;
+pub mod figures;
+pub mod load;
+pub mod prompt;
+pub mod random;
+pub mod report;
+pub mod result;
+pub mod serve;
+
+pub use config::BenchServeOptions;
+pub use error::BenchError;
+pub use result::ServeResult;
+pub use serve::{Progress, serve};
