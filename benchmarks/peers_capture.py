@@ -1,11 +1,14 @@
 """How long a frontend holds tokens: packets on the loopback device with the kernel's own timestamps,
-from the first packet of a worker's step to each packet that leaves for a client. Needs CAP_NET_RAW."""
+from the worker's packet with a token to the client's. Needs CAP_NET_RAW."""
 
+import bisect
 import collections
+import itertools
 import os
 import pathlib
 import socket
 import struct
+import typing
 
 # Room for what arrives while nobody reads: some 100,000 packets.
 BUFFER_BYTES = 512 << 20
@@ -17,6 +20,12 @@ HEADER_BYTES = 120
 # A step's tokens leave a worker together; between two steps it is silent for longer than this.
 SILENCE_SECONDS = 0.005
 
+
+class Packet(typing.NamedTuple):
+    at: float  # seconds
+    source: int
+    destination: int
+    payload: int  # bytes
 
 
 class Capture:
@@ -31,7 +40,7 @@ class Capture:
         self.socket.bind(("lo", ETHERTYPE_IP))
 
     def packets(self):
-        """(seconds, source port, destination port) of every TCP packet that carries data."""
+        """Every TCP packet that carries data."""
         found = []
         with self.socket:
             while True:
@@ -57,7 +66,7 @@ def parse(data: bytes, notes):
     if payload <= 0:
         return None
     seconds, nanoseconds = struct.unpack("qq", notes[0][2])
-    return seconds + nanoseconds / 1e9, source, destination
+    return Packet(seconds + nanoseconds / 1e9, source, destination, payload)
 
 
 def ports_of(pid: int) -> set[int]:
@@ -75,20 +84,37 @@ def ports_of(pid: int) -> set[int]:
     return {int(it[1].split(":")[1], 16) for it in fields if it[9] in inodes}
 
 
-def held_seconds(packets, http_port: int, worker_ports: set[int], steps: int) -> list[float]:
-    """For each packet to a client, the time since the worker began to send that step's tokens.
-    Connections with fewer packets than a quarter of the steps carry no tokens but events and load reports.
-    What is held for longer than a step counts from the step before: too low a figure, never too high."""
+def held_seconds(
+    packets: list[Packet], http_port: int, worker_ports: set[int], steps: int
+) -> list[float]:
+    """For each packet to a client, the time since the worker sent its token. A worker's packet may
+    hold many streams' tokens: within a step they are taken to leave in the order in which they came,
+    and to be of one size. Connections with fewer packets than a quarter of the steps carry no tokens
+    but events and load reports."""
     flows = collections.Counter(
-        (source, to) for _, source, to in packets if source in worker_ports and to != http_port
+        (it.source, it.destination)
+        for it in packets
+        if it.source in worker_ports and it.destination != http_port
     )
-    tokens = {flow for flow, count in flows.items() if count >= steps / 4}
-    held, step, last = [], None, float("-inf")
-    for at, source, to in packets:
-        if (source, to) in tokens:
-            if at - last > SILENCE_SECONDS:
-                step = at
-            last = at
-        elif source == http_port and step is not None:
-            held.append(at - step)
+    carry_tokens = {flow for flow, count in flows.items() if count >= steps / 4}
+    held, came, left = [], [], []
+    for packet in packets:
+        if (packet.source, packet.destination) in carry_tokens:
+            if came and packet.at - came[-1].at > SILENCE_SECONDS:
+                held += matched(came, left)
+                came, left = [], []
+            came.append(packet)
+        elif packet.source == http_port and came:
+            left.append(packet)
+    return held + matched(came, left)
+
+
+def matched(came: list[Packet], left: list[Packet]) -> list[float]:
+    """The seconds between a step's packets from the worker and those to clients."""
+    whole = sum(packet.payload for packet in came)
+    ends = list(itertools.accumulate(packet.payload / whole for packet in came))
+    held = []
+    for number, packet in enumerate(left):
+        token = bisect.bisect_left(ends, (number + 0.5) / len(left))
+        held.append(max(0.0, packet.at - came[min(token, len(came) - 1)].at))
     return held

@@ -108,8 +108,8 @@ impl ServeResult {
         }
         self.note_client(&mut notes);
         self.note_tokens(&mut notes);
-        let refused = |code: &String| code.starts_with("http 400") || code.starts_with("http 422");
-        if self.options.ignore_eos && self.statistics.errors.keys().any(refused) {
+        let mut examples = self.statistics.errors.values().map(|it| &it.example);
+        if self.options.ignore_eos && examples.any(|said| said.contains("ignore_eos")) {
             notes.push(
                 "requests were refused: a server that does not know ignore_eos wants --no-ignore-eos"
                     .to_owned(),

@@ -14,13 +14,18 @@
 //!
 //! It holds whatever the caller wants back (`T`), asks it nothing, and starts nothing by itself.
 
+mod turns;
+
 use crate::recency::Recency;
 use crate::request::Standing;
 use dynamo_config::choices;
 use dynamo_protocols::{ErrorCode, RequestError};
+use serde::{Deserialize, Serialize};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+pub use turns::Served;
+use turns::Turns;
 use xxhash_rust::xxh3::xxh3_64;
 
 choices! {
@@ -89,6 +94,17 @@ pub struct Admitted<T> {
     pub item: T,
     /// When that was.
     pub arrived: Duration,
+    /// What other replicas have to know of it.
+    pub served: Served,
+}
+
+/// The first request of a queue, as it stands among those of other replicas.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Head {
+    /// Its level.
+    pub strict_priority: u32,
+    /// Its tenant's virtual time.
+    pub time: u64,
 }
 
 /// Why a request cannot wait, or can wait no longer.
@@ -173,6 +189,7 @@ pub struct Queue<T> {
     levels: BTreeMap<Reverse<u32>, Level>,
     counts: BTreeMap<Tenant, usize>,
     tokens: u64,
+    turns: Turns,
 }
 
 impl<T> Queue<T> {
@@ -186,6 +203,7 @@ impl<T> Queue<T> {
             levels: BTreeMap::new(),
             counts: BTreeMap::new(),
             tokens: 0,
+            turns: Turns::default(),
         }
     }
 
@@ -228,18 +246,30 @@ impl<T> Queue<T> {
         Ok(Queued { place, displaced })
     }
 
-    /// Takes out the next request that `can_go`. It is asked of the first one of each tenant,
-    /// in order, a few times at most.
-    pub fn admit(&mut self, mut can_go: impl FnMut(&T) -> bool) -> Option<Admitted<T>> {
+    /// Takes out the next request that `can_go`, if it is this replica's turn. It is asked of the
+    /// first one of each tenant, in order, a few times at most.
+    pub fn admit(
+        &mut self,
+        now: Duration,
+        mut can_go: impl FnMut(&T) -> bool,
+    ) -> Option<Admitted<T>> {
         let waiting = &self.waiting;
         let in_order = self.levels.values().flat_map(|level| {
             let lines = level.order.iter();
             lines.filter_map(|(_, tenant)| level.tenants.get(tenant)?.requests.first())
         });
-        let place = in_order.take(MAX_ASKED).find_map(|(_, place)| {
+        let ready = in_order.take(MAX_ASKED).find_map(|(_, place)| {
             let entry = waiting.get(place)?;
             can_go(&entry.item).then_some(*place)
-        })?;
+        });
+        let Some(place) = ready else {
+            self.turns.rest();
+            return None;
+        };
+        let head = self.head_of(place)?;
+        if !self.turns.take(head, now) {
+            return None;
+        }
         let entry = self.take(place)?;
         if let Some(level) = self.levels.get_mut(&Reverse(entry.strict_priority)) {
             level.serve(entry.tenant, entry.tokens);
@@ -249,6 +279,47 @@ impl<T> Queue<T> {
             place,
             item: entry.item,
             arrived: entry.arrived,
+            served: Served {
+                tenant: entry.tenant.0,
+                strict_priority: entry.strict_priority,
+                time: head.time,
+                tokens: entry.tokens,
+            },
+        })
+    }
+
+    /// The first request, if any waits.
+    pub fn head(&self) -> Option<Head> {
+        let (strict_priority, level) = self.levels.iter().find(|(_, it)| !it.order.is_empty())?;
+        Some(Head {
+            strict_priority: strict_priority.0,
+            time: level.order.first()?.0,
+        })
+    }
+
+    /// What another replica says of its first request.
+    pub fn hear_head(&mut self, origin: u64, head: Option<Head>) {
+        self.turns.hear(origin, head);
+    }
+
+    /// Another replica has let a request of a tenant go.
+    pub fn hear_served(&mut self, served: Served) {
+        if let Some(level) = self.levels.get_mut(&Reverse(served.strict_priority)) {
+            level.serve_elsewhere(Tenant(served.tenant), served.time, served.tokens);
+        }
+    }
+
+    /// Whether requests wait at other replicas.
+    pub fn others_wait(&self) -> bool {
+        self.turns.others_wait()
+    }
+
+    fn head_of(&self, place: Place) -> Option<Head> {
+        let entry = self.waiting.get(&place)?;
+        let level = self.levels.get(&Reverse(entry.strict_priority))?;
+        Some(Head {
+            strict_priority: entry.strict_priority,
+            time: level.tenants.get(&entry.tenant)?.time,
         })
     }
 
@@ -271,10 +342,12 @@ impl<T> Queue<T> {
         Some((place, item, QueueRefusal::TimedOut { limit }))
     }
 
-    /// When the next request will have waited for too long.
+    /// When the next request will have waited for too long, or for other replicas for long enough.
     pub fn next_expiry(&self) -> Option<Duration> {
         let (_, entry) = self.waiting.oldest()?;
-        Some(entry.arrived + self.limits.wait)
+        let expiry = entry.arrived + self.limits.wait;
+        let turn = self.turns.held_until();
+        Some(turn.map_or(expiry, |turn| turn.min(expiry)))
     }
 
     /// Requests that wait.
@@ -301,9 +374,10 @@ impl<T> Queue<T> {
         *self.counts.entry(entry.tenant).or_default() += 1;
         self.tokens = self.tokens.saturating_add(entry.tokens);
         let level = self.levels.entry(Reverse(entry.strict_priority));
-        level
-            .or_default()
-            .line_up(entry.tenant, (entry.rank, place));
+        let level = level.or_default();
+        // Where others are, so that who comes here has not waited longer than who waits there.
+        level.clock = level.clock.max(self.turns.floor(entry.strict_priority));
+        level.line_up(entry.tenant, (entry.rank, place));
     }
 
     fn take(&mut self, place: Place) -> Option<Entry<T>> {
@@ -379,6 +453,22 @@ impl Level {
         } else if self.resting.remove(&(before, tenant)) {
             self.resting.insert((line.time, tenant));
         }
+        self.forget_rested();
+    }
+
+    /// Moves a tenant's time on by what another replica served to it.
+    fn serve_elsewhere(&mut self, tenant: Tenant, time: u64, tokens: u64) {
+        let line = self.tenants.entry(tenant).or_default();
+        let before = line.time;
+        let after = before.max(time).saturating_add(tokens);
+        line.time = after;
+        if self.order.remove(&(before, tenant)) {
+            self.order.insert((after, tenant));
+        } else {
+            self.resting.remove(&(before, tenant));
+            self.resting.insert((after, tenant));
+        }
+        self.clock = self.clock.max(time);
         self.forget_rested();
     }
 

@@ -34,7 +34,7 @@ use crate::filter::BusyThresholds;
 use crate::fleet::{Fleet, WorkerState};
 use crate::hit_rate::HitRate;
 use crate::mode::{Random, RouterMode};
-use crate::queue::{Place, Queue, QueueRefusal, Waiting};
+use crate::queue::{Head, Place, Queue, QueueRefusal, Waiting};
 use crate::request::{KeptRequest, RouteRequest};
 use crate::worker::{Slot, WorkerKey};
 use absent::Absent;
@@ -62,6 +62,8 @@ pub struct Router {
     hit_rate: HitRate,
     outbox: Option<Outbox>,
     absent: Absent,
+    /// What other replicas were told last of the queue.
+    told_head: Option<Head>,
     /// Overlaps of the prompt at hand; kept for its memory.
     overlaps: Vec<WorkerOverlap>,
 }
@@ -80,6 +82,7 @@ impl Router {
             hit_rate: HitRate::default(),
             outbox: options.router_replica_sync.then(Outbox::default),
             absent: Absent::default(),
+            told_head: None,
             overlaps: Vec::new(),
             options: options.clone(),
         }
@@ -160,7 +163,7 @@ impl Router {
         random: Random<'_>,
     ) -> Result<Submitted, Refusal> {
         self.expire(now);
-        if self.queue.is_empty() {
+        if self.queue.is_empty() && !self.queue.others_wait() {
             self.load_overlaps(request.hashes, |list| list.extend_from_slice(overlaps));
             match self.place(request, now, Duration::ZERO, random) {
                 Ok(placed) => return Ok(Submitted::Placed(placed)),
@@ -191,7 +194,7 @@ impl Router {
         };
         // What may go to any worker waits if another such request does.
         let mut do_plain_wait = false;
-        let admitted = self.queue.admit(|kept| {
+        let admitted = self.queue.admit(now, |kept| {
             if do_plain_wait && kept.is_plain() {
                 return false;
             }
@@ -200,6 +203,7 @@ impl Router {
             do_plain_wait |= !can_go && kept.is_plain();
             can_go
         })?;
+        self.publish(|| Change::Served(admitted.served));
         let waited = now.saturating_sub(admitted.arrived);
         let request = admitted.item.as_request();
         self.load_overlaps(request.hashes, |list| find(request.hashes, list));

@@ -61,7 +61,7 @@ pub enum ReplayError {
 }
 
 /// What happens.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
     /// A request comes.
     Arrives(usize),

@@ -198,7 +198,7 @@ impl Simulation {
         let options = RouterOptions {
             router_mode: RouterMode::Kv,
             router_replica_sync: sync,
-            router_queue_threshold: traffic.queues.then_some(1.0),
+            router_queue_threshold: traffic.queues.then_some(2.0),
             router_queue_limit: 256 / replicas,
             router_queue_tenant_limit: 256 / replicas,
             ..RouterOptions::default()
@@ -309,8 +309,7 @@ impl Simulation {
                 if let Some(displaced) = displaced.and_then(|it| replica.waiting.remove(&it)) {
                     self.result.refused[self.asked[displaced].tenant] += 1;
                 }
-                let expiry = replica.router.next_expiry().unwrap();
-                self.plan(expiry, Event::Looks(at));
+                self.looks(at);
             }
             Err(_) => self.result.refused[tenant] += 1,
         }
@@ -422,7 +421,7 @@ impl Simulation {
         loop {
             let replica = &mut self.replicas[at];
             if replica.waiting.is_empty() {
-                return;
+                break;
             }
             let mut matches = Matches::new();
             let mut find = |hashes: &[SequenceHash], list: &mut Vec<WorkerOverlap>| {
@@ -432,7 +431,10 @@ impl Simulation {
             let mut bits = || random(&mut self.random);
             let released = replica.router.tick(self.now, &mut bits, &mut find);
             let Some(Released { place, result }) = released else {
-                return;
+                if let Some(expiry) = replica.router.next_expiry() {
+                    self.plan(expiry, Event::Looks(at));
+                }
+                break;
             };
             let number = replica.waiting.remove(&place).unwrap();
             match result {
@@ -440,6 +442,7 @@ impl Simulation {
                 Err(_) => self.result.refused[self.asked[number].tenant] += 1,
             }
         }
+        self.has_changed(at);
     }
 }
 

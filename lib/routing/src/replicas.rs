@@ -339,7 +339,7 @@ impl Peers {
     }
 
     fn enter(&self, known_as: u64, origin: u64, changes: &[Change]) -> Option<()> {
-        let is_its = |change: &Change| change.booking().is_none_or(|id| id.origin == origin);
+        let is_its = |change: &Change| change.origin().is_none_or(|it| it == origin);
         if known_as != origin || !changes.iter().all(is_its) {
             return None;
         }

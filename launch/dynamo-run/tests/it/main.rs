@@ -6,6 +6,8 @@ mod backends;
 #[cfg(test)]
 mod batch;
 #[cfg(test)]
+mod bench;
+#[cfg(test)]
 mod collector;
 #[cfg(test)]
 mod console;

@@ -252,3 +252,38 @@ fn the_doctor_says_what_is_wrong_and_what_mends_it() {
     assert_eq!(nobody.code, Some(1));
     assert!(nobody.stderr.contains("--url"), "{}", nobody.stderr);
 }
+
+#[test]
+fn a_trace_is_replayed_under_the_modes_asked_for() {
+    let place = Place::new();
+    let line = |at: u64, first: u64, second: u64| {
+        let ids = [first, second];
+        json!({"timestamp": at, "input_length": 1024, "output_length": 4, "hash_ids": ids})
+    };
+    let lines = (0..40).map(|number| line(number * 200, number % 3, 100 + number).to_string());
+    let trace = place.write("trace.jsonl", &lines.collect::<Vec<_>>().join("\n"));
+    let figures = place.path("figures.json");
+    let words = [
+        "bench",
+        "router",
+        "--trace",
+        &trace,
+        "--workers",
+        "3",
+        "--load",
+        "1",
+    ];
+    let output = ["--replay-output", figures.to_str().unwrap()];
+    let modes = ["--mode", "kv", "--mode", "round-robin"];
+    let ended = place.run(&[&words[..], &output, &modes].concat());
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    let figures: Value = serde_json::from_slice(&std::fs::read(figures).unwrap()).unwrap();
+    let rate = |nth: usize| figures[nth]["outcome"]["hit_rate"].as_f64().unwrap();
+    assert_eq!(figures[1]["outcome"]["mode"], "round-robin");
+    assert!(rate(0) > rate(1), "{figures}");
+    let missing = place.run(&["bench", "router"]);
+    assert!(missing.stderr.contains("--trace"), "{}", missing.stderr);
+    let nonsense = place.write("nonsense.jsonl", "nonsense");
+    let malformed = place.run(&["bench", "router", "--trace", &nonsense]);
+    assert!(malformed.stderr.contains("line 1"), "{}", malformed.stderr);
+}

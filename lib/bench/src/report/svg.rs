@@ -130,7 +130,13 @@ impl Plot<'_> {
                     write!(svg, "{:.1},{:.1} ", x.place(*across), y.place(*up))?;
                 }
             }
-            let (across, down) = (WIDTH - RIGHT - 4.0, TOP + 12.0 + 14.0 * number as f64);
+            // A cumulative distribution has its room below, any other line above.
+            let below = 14.0 * number as f64;
+            let down = match self.is_log {
+                true => HEIGHT - BOTTOM - 8.0 - below,
+                false => TOP + 12.0 + below,
+            };
+            let across = WIDTH - RIGHT - 4.0;
             write!(
                 svg,
                 "\"/><text class=\"name line{number}\" x=\"{across}\" y=\"{down}\">{}</text>",

@@ -96,7 +96,7 @@ fn counts_that_are_not_what_was_asked_for_are_said() {
             end: crate::figures::End::Failed(crate::figures::Failure::Status {
                 status: 400,
                 code: Some("unknown_field".to_owned()),
-                message: String::new(),
+                message: "unknown field ignore_eos".to_owned(),
             }),
             ..answered(5, &[])
         });

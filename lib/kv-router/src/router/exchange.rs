@@ -1,7 +1,8 @@
 //! What replicas of a router tell each other, and what of it waits to be told.
 
 use crate::affinity::session_hash;
-use crate::book::{BookChange, BookingId};
+use crate::book::BookChange;
+use crate::queue::{Head, Served};
 use crate::worker::WorkerKey;
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +25,15 @@ pub enum Change {
         /// How long ago that was, in milliseconds.
         age_ms: u64,
     },
+    /// A request that waited was let go.
+    Served(Served),
+    /// The first request that waits at a replica.
+    Waits {
+        /// The replica.
+        origin: u64,
+        /// Nothing, if none waits.
+        head: Option<Head>,
+    },
 }
 
 impl Change {
@@ -36,11 +46,12 @@ impl Change {
         }
     }
 
-    /// The booking that it is about.
-    pub fn booking(&self) -> Option<BookingId> {
+    /// The one replica that may say so, if others may not as well.
+    pub fn origin(&self) -> Option<u64> {
         match self {
-            Self::Booking(change) => Some(change.id()),
-            Self::Session { .. } => None,
+            Self::Booking(change) => Some(change.id().origin),
+            Self::Waits { origin, .. } => Some(*origin),
+            Self::Session { .. } | Self::Served(_) => None,
         }
     }
 
@@ -48,7 +59,7 @@ impl Change {
     pub fn blocks(&self) -> usize {
         match self {
             Self::Booking(BookChange::Booked { blocks, .. }) => blocks.len(),
-            Self::Booking(_) | Self::Session { .. } => 0,
+            Self::Booking(_) | Self::Session { .. } | Self::Served(_) | Self::Waits { .. } => 0,
         }
     }
 }
@@ -121,6 +132,7 @@ impl Outbox {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::book::BookingId;
 
     #[test]
     fn too_many_unsent_changes_give_way_to_a_snapshot() {

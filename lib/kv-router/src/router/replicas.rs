@@ -3,7 +3,7 @@
 
 use super::Router;
 use super::exchange::{Change, Changes, Outbox};
-use crate::book::{BookChange, BookingId};
+use crate::book::BookChange;
 use crate::worker::{Slot, WorkerKey};
 use std::time::Duration;
 
@@ -15,11 +15,19 @@ impl Router {
 
     /// Whether there is anything to tell the other replicas.
     pub fn has_changes(&self) -> bool {
-        self.outbox.as_ref().is_some_and(Outbox::has_unsent)
+        let has_moved = || self.told_head != self.queue.head();
+        let outbox = self.outbox.as_ref();
+        outbox.is_some_and(|outbox| outbox.has_unsent() || has_moved())
     }
 
     /// What was done here since the last call, for the other replicas.
     pub fn take_changes(&mut self) -> Changes {
+        let head = self.queue.head();
+        if head != self.told_head {
+            self.told_head = head;
+            let origin = self.origin();
+            self.publish(|| Change::Waits { origin, head });
+        }
         self.outbox.as_mut().map(Outbox::take).unwrap_or_default()
     }
 
@@ -46,9 +54,14 @@ impl Router {
             worker: Some(worker),
             age_ms: u64::try_from(now.saturating_sub(used).as_millis()).unwrap_or(u64::MAX),
         });
+        let head = Change::Waits {
+            origin: self.origin(),
+            head: self.queue.head(),
+        };
+        let bookings = bookings.map(Change::Booking);
         Changes {
             first: self.outbox.as_ref().map_or(0, Outbox::next),
-            changes: bookings.map(Change::Booking).chain(sessions).collect(),
+            changes: bookings.chain(sessions).chain([head]).collect(),
             is_complete: true,
         }
     }
@@ -71,6 +84,11 @@ impl Router {
                     None => affinity.end_hashed(*session),
                 }
             }
+            Change::Served(served) => self.queue.hear_served(*served),
+            Change::Waits { origin, head } if *origin != self.origin() => {
+                self.queue.hear_head(*origin, *head);
+            }
+            Change::Waits { .. } => {}
         }
     }
 
@@ -79,9 +97,9 @@ impl Router {
     pub fn apply_snapshot(&mut self, origin: u64, changes: &[Change], now: Duration) {
         self.book.remove_replica(origin);
         self.absent.remove_replica(origin);
-        let is_its = |id: BookingId| id.origin == origin;
+        self.queue.hear_head(origin, None);
         for change in changes {
-            if change.booking().is_none_or(is_its) {
+            if change.origin().is_none_or(|it| it == origin) {
                 self.apply(change, now);
             }
         }

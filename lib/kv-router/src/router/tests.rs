@@ -404,7 +404,11 @@ fn replicas_come_to_the_same_loads_by_steps_or_by_a_snapshot() {
     loads_agree(&here, &there, own.worker);
     there.apply_snapshot(1, &here.snapshot(seconds(0)).changes, seconds(0));
     loads_agree(&here, &there, own.worker);
-    assert_eq!(there.snapshot(seconds(0)).changes.len(), 1);
+    assert_eq!(
+        there.snapshot(seconds(0)).changes.len(),
+        2,
+        "a booking, and that none waits"
+    );
     here.end(&first.ticket, FINISHED);
     for change in &here.take_changes().changes {
         there.apply(change, seconds(0));

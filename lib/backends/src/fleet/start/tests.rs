@@ -1,3 +1,5 @@
+//! Options that make no sense, and what the others come to.
+
 use super::*;
 
 fn setup(change: impl FnOnce(&mut BackendsSetup)) -> BackendsSetup {

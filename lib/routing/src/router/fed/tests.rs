@@ -1,3 +1,5 @@
+//! What the feed of a router does to its choices.
+
 use super::*;
 use dynamo_kv_router::Tier;
 use dynamo_kv_router::mode::RouterMode;
