@@ -82,7 +82,7 @@ pub(crate) async fn run(process: Process, forms: Forms) -> anyhow::Result<ExitSt
     };
     match input {
         Input::Endpoint(endpoint) => {
-            worker(process, endpoint, &output, forms.model.as_deref()).await
+            Box::pin(worker(process, endpoint, &output, forms.model.as_deref())).await
         }
         Input::None => engine_alone(process, &output, forms.model.as_deref()).await,
         Input::Http => {
@@ -318,13 +318,12 @@ async fn worker(
     let worker = Worker::start(&runtime, &endpoint, serving, offer, &telemetry).await?;
     tracing::info!(model = local.name, %endpoint, "worker serves");
     print_line(&endpoint.to_string());
-    process
-        .serve(async move {
-            runtime.refuse_new().await;
-            worker.drain().await;
-            engine.drain().await;
-        })
-        .await
+    let drain = Box::pin(async move {
+        runtime.refuse_new().await;
+        worker.drain().await;
+        engine.drain().await;
+    });
+    process.serve(drain).await
 }
 
 async fn engine_alone(

@@ -4,11 +4,11 @@
 //! - [`load`]: what is sent and when: lengths, arrivals, traces, conversations
 //! - [`prompt`]: texts and request bodies
 //! - [`client`]: one request with its answer, measured token by token
-//! - [`serve`]: sends the load; the only part with tasks and sockets
+//! - [`mod@serve`]: sends the load; the only part with tasks and sockets
 //! - [`figures`]: what requests come to
 //! - [`result`] and [`report`]: the result as JSON, a table, and HTML with plots
 //!
-//! Everything but [`client`] and [`serve`] is pure: a function of options, seed and records.
+//! Everything but [`client`] and [`mod@serve`] is pure: a function of options, seed and records.
 
 pub mod client;
 pub mod config;

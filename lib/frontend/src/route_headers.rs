@@ -65,7 +65,7 @@ pub(crate) fn stamp(response: &mut Response, routed: Option<Routed>) {
     headers.insert(MODE, HeaderValue::from_static(routed.mode));
 }
 
-fn value<'a>(headers: &'a HeaderMap, names: Names) -> Option<(&'static str, &'a HeaderValue)> {
+fn value(headers: &HeaderMap, names: Names) -> Option<(&'static str, &HeaderValue)> {
     let mut given = names.iter();
     given.find_map(|name| Some((*name, headers.get(*name)?)))
 }
@@ -75,7 +75,7 @@ fn name(headers: &HeaderMap, names: Names) -> Result<Option<Arc<str>>, RequestEr
         return Ok(None);
     };
     match value.to_str() {
-        Ok(text) if text.is_empty() => Ok(None),
+        Ok("") => Ok(None),
         Ok(text) if text.len() <= MAX_NAME_BYTES => Ok(Some(text.into())),
         _ => Err(malformed(
             header,

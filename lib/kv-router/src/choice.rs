@@ -297,14 +297,14 @@ impl Chooser {
         })
     }
 
-    /// Whether the request would find a worker now, or be refused for good: either way it need
-    /// not wait any longer.
-    pub fn is_ready(
+    /// How many workers have room for the request now. A request that is to be refused for good,
+    /// or whose own worker has room, has all the room there is: it need not wait any longer.
+    pub fn room(
         &mut self,
         book: &Book,
         situation: &Situation<'_>,
         request: &RouteRequest<'_>,
-    ) -> bool {
+    ) -> u32 {
         let question = Question {
             policy: &self.policy,
             book,
@@ -312,8 +312,11 @@ impl Chooser {
             request,
         };
         let memory = self.memory(request, situation.now);
-        let narrowed = narrow(&question, &memory, &mut self.survey);
-        !matches!(narrowed, Err(NoChoice::Saturated { .. }))
+        match narrow(&question, &memory, &mut self.survey) {
+            Err(NoChoice::Saturated { .. }) => 0,
+            Err(_) | Ok(Some(_)) => u32::MAX,
+            Ok(None) => self.survey.with_room(),
+        }
     }
 
     /// What earlier choices have to do with one made now.

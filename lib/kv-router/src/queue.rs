@@ -20,7 +20,6 @@ use crate::recency::Recency;
 use crate::request::Standing;
 use dynamo_config::choices;
 use dynamo_protocols::{ErrorCode, RequestError};
-use serde::{Deserialize, Serialize};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -99,12 +98,14 @@ pub struct Admitted<T> {
 }
 
 /// The first request of a queue, as it stands among those of other replicas.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Head {
     /// Its level.
     pub strict_priority: u32,
     /// Its tenant's virtual time.
     pub time: u64,
+    /// When it came, by this replica's clock.
+    pub arrived: Duration,
 }
 
 /// Why a request cannot wait, or can wait no longer.
@@ -246,13 +247,10 @@ impl<T> Queue<T> {
         Ok(Queued { place, displaced })
     }
 
-    /// Takes out the next request that `can_go`, if it is this replica's turn. It is asked of the
-    /// first one of each tenant, in order, a few times at most.
-    pub fn admit(
-        &mut self,
-        now: Duration,
-        mut can_go: impl FnMut(&T) -> bool,
-    ) -> Option<Admitted<T>> {
+    /// Takes out the next request for which some workers have room, `room` says how many, if it is
+    /// this replica's turn. It is asked of the first one of each tenant, in order, a few times at
+    /// most.
+    pub fn admit(&mut self, now: Duration, mut room: impl FnMut(&T) -> u32) -> Option<Admitted<T>> {
         let waiting = &self.waiting;
         let in_order = self.levels.values().flat_map(|level| {
             let lines = level.order.iter();
@@ -260,14 +258,15 @@ impl<T> Queue<T> {
         });
         let ready = in_order.take(MAX_ASKED).find_map(|(_, place)| {
             let entry = waiting.get(place)?;
-            can_go(&entry.item).then_some(*place)
+            let room = room(&entry.item);
+            (room > 0).then_some((*place, room))
         });
-        let Some(place) = ready else {
+        let Some((place, room)) = ready else {
             self.turns.rest();
             return None;
         };
         let head = self.head_of(place)?;
-        if !self.turns.take(head, now) {
+        if !self.turns.take(head, room, now) {
             return None;
         }
         let entry = self.take(place)?;
@@ -290,11 +289,10 @@ impl<T> Queue<T> {
 
     /// The first request, if any waits.
     pub fn head(&self) -> Option<Head> {
-        let (strict_priority, level) = self.levels.iter().find(|(_, it)| !it.order.is_empty())?;
-        Some(Head {
-            strict_priority: strict_priority.0,
-            time: level.order.first()?.0,
-        })
+        let level = self.levels.values().find(|it| !it.order.is_empty())?;
+        let (_, tenant) = level.order.first()?;
+        let (_, place) = level.tenants.get(tenant)?.requests.first()?;
+        self.head_of(*place)
     }
 
     /// What another replica says of its first request.
@@ -320,6 +318,7 @@ impl<T> Queue<T> {
         Some(Head {
             strict_priority: entry.strict_priority,
             time: level.tenants.get(&entry.tenant)?.time,
+            arrived: entry.arrived,
         })
     }
 

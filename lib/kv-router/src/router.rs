@@ -42,7 +42,7 @@ pub use answer::{Placed, Refusal, Released, Submitted, Ticket};
 use dynamo_protocols::kv::SequenceHash;
 use dynamo_protocols::load::LoadReport;
 use exchange::Outbox;
-pub use exchange::{Change, Changes};
+pub use exchange::{Change, Changes, WaitingHead};
 use std::num::NonZeroU32;
 use std::time::Duration;
 
@@ -196,12 +196,12 @@ impl Router {
         let mut do_plain_wait = false;
         let admitted = self.queue.admit(now, |kept| {
             if do_plain_wait && kept.is_plain() {
-                return false;
+                return 0;
             }
             let chooser = &mut self.chooser;
-            let can_go = chooser.is_ready(&self.book, &situation, &kept.as_request());
-            do_plain_wait |= !can_go && kept.is_plain();
-            can_go
+            let room = chooser.room(&self.book, &situation, &kept.as_request());
+            do_plain_wait |= room == 0 && kept.is_plain();
+            room
         })?;
         self.publish(|| Change::Served(admitted.served));
         let waited = now.saturating_sub(admitted.arrived);

@@ -13,10 +13,12 @@
 mod boundary;
 mod canonical;
 mod piece;
+mod pieces;
 
 use dynamo_protocols::engine::TokenId;
 use dynamo_protocols::tokenizer::{Tokenizer, TokenizerError};
 use piece::PieceForm;
+use pieces::Pieces;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::path::Path;
@@ -25,6 +27,10 @@ use tokenizers::vocab::bucket_added_vocabulary::AddedToken;
 
 /// Size of a `tokenizer.json` beyond which it is not read: three times the largest known.
 const MAX_FILE_BYTES: u64 = 128 << 20;
+
+/// Tokens of a vocabulary: ten times as many as the largest known has. A file may give a token any
+/// number, and each number below the largest takes memory.
+const MAX_TOKENS: usize = 4 << 20;
 
 /// What is encoded within half a millisecond, if it is text that people write: its words are met
 /// again and again, and 150 to 300 MB/s are usual. Random letters take 60 ns each, 3 ms for as
@@ -35,6 +41,7 @@ const QUICK_BYTES: usize = 48 * 1024;
 pub struct HuggingFaceTokenizer {
     pipeline: PipelineTokenizer,
     form: PieceForm,
+    pieces: Pieces,
     added: BTreeMap<TokenId, Added>,
     added_ids: HashMap<String, TokenId>,
     vocab_size: usize,
@@ -92,12 +99,27 @@ impl HuggingFaceTokenizer {
             .map(|(&id, token)| (token.content.clone(), id))
             .collect();
         let past_added = added.keys().next_back().map_or(0, |&id| id as usize + 1);
+        let vocab_size = vocab_size.max(past_added);
+        if vocab_size > MAX_TOKENS {
+            return Err(TokenizerError::Load(format!(
+                "token ids up to {vocab_size} are more than the limit of {MAX_TOKENS}"
+            )));
+        }
+        let piece = |id| match added.get(&id) {
+            Some(token) if form.byte_level => Some(token.content.clone().into_bytes()),
+            Some(token) => Some(form.bytes(&token.content)),
+            None => {
+                let entry = pipeline.get_model().id_to_token(id)?;
+                Some(form.bytes(&entry))
+            }
+        };
         Ok(Self {
+            pieces: Pieces::new(vocab_size, piece),
             pipeline,
             form,
             added,
             added_ids,
-            vocab_size: vocab_size.max(past_added),
+            vocab_size,
         })
     }
 }
@@ -135,14 +157,7 @@ impl Tokenizer for HuggingFaceTokenizer {
     }
 
     fn token_bytes(&self, id: TokenId) -> Option<Vec<u8>> {
-        match self.added.get(&id) {
-            Some(token) if self.form.byte_level => Some(token.content.clone().into_bytes()),
-            Some(token) => Some(self.form.bytes(&token.content)),
-            None => {
-                let entry = self.pipeline.get_model().id_to_token(id)?;
-                Some(self.form.bytes(&entry))
-            }
-        }
+        self.pieces.get(id).map(<[u8]>::to_vec)
     }
 
     fn decode(&self, ids: &[TokenId], skip_special: bool) -> Result<String, TokenizerError> {

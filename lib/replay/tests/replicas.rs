@@ -28,7 +28,7 @@ const BLOCK: NonZeroU32 = NonZeroU32::new(64).unwrap();
 const WORKERS: u32 = 8;
 
 /// How long changes wait for others, and news travel.
-const LINGER: Duration = Duration::from_millis(1);
+const LINGER: Duration = Duration::from_micros(1000);
 const DELAY: Duration = Duration::from_micros(500);
 
 /// How many beginnings prompts have, and how long those are.
@@ -408,7 +408,7 @@ impl Simulation {
 
     fn tells(&mut self, at: usize) {
         self.replicas[at].will_tell = false;
-        let taken = self.replicas[at].router.take_changes();
+        let taken = self.replicas[at].router.take_changes(self.now);
         assert!(taken.is_complete);
         self.told.push(taken.changes.into());
         for other in (0..self.replicas.len()).filter(|other| *other != at) {

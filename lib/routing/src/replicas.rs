@@ -130,7 +130,8 @@ pub(crate) async fn tell(runtime: DistributedRuntime, name: EndpointId, shared: 
     loop {
         shared.replicas.unsent.notified().await;
         sleep(LINGER).await;
-        let changes = shared.with_router_mut(|router| router.take_changes());
+        let now = shared.now();
+        let changes = shared.with_router_mut(|router| router.take_changes(now));
         let told = changes.changes.len() as u64;
         shared.replicas.told.fetch_add(told, Ordering::Relaxed);
         let origin = shared.origin();

@@ -72,12 +72,15 @@ fn a_simulated_fleet_is_measured_with_its_caches() {
     let fleet = ["mocker", "--speedup-ratio", "0", "--block-size", "16"];
     let _fleet = place.start("fleet", &fleet);
     frontend.await_models(&["mock"]);
-    // Two conversations of three turns over one prefix: each turn finds the one before.
+    // Two conversations of three turns over one prefix: each turn finds the one before. As plain
+    // texts: the chat template of a fleet without a model knows the last message alone.
     let words = [
         "--url",
         &frontend.address,
         "--requests",
         "6",
+        "--api",
+        "completions",
         "--turns",
         "3",
         "--prefix-tokens",

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 const FLEET: &[&str] = &["mocker", "--num-workers", "3", "--block-size", "16"];
 
 /// A chat whose prompt fills several blocks and begins with `subject`.
-fn chat(subject: &str, more: Value) -> String {
+fn chat(subject: &str, more: &Value) -> String {
     let text = format!("{subject}: {}", "what is there to know of it? ".repeat(10));
     let mut body = json!({
         "model": "mock",
@@ -46,7 +46,7 @@ fn await_telling(frontend: &Dynamo, workers: u64) {
 }
 
 fn explain(frontend: &Dynamo, subject: &str) -> Value {
-    let answer = frontend.post("/v1/router/explain", &chat(subject, json!({})));
+    let answer = frontend.post("/v1/router/explain", &chat(subject, &json!({})));
     assert_eq!(answer.status, 200);
     answer.json()
 }
@@ -72,11 +72,11 @@ fn a_prompt_goes_where_its_beginning_is_cached() {
     await_telling(&frontend, 3);
     let mut holders = std::collections::BTreeSet::new();
     for subject in ["rust", "tides", "bread", "moss", "silk", "iron"] {
-        let first = frontend.post("/v1/chat/completions", &chat(subject, json!({})));
+        let first = frontend.post("/v1/chat/completions", &chat(subject, &json!({})));
         assert_eq!(first.header("x-dynamo-router-mode"), Some("kv"));
         let holder = served_by(&first);
         assert_eq!(await_holder(&frontend, subject), holder);
-        let again = frontend.post("/v1/chat/completions", &chat(subject, json!({})));
+        let again = frontend.post("/v1/chat/completions", &chat(subject, &json!({})));
         assert_eq!(served_by(&again), holder);
         assert!(cached(again) >= 16, "{subject}");
         holders.insert(holder);
@@ -101,7 +101,7 @@ fn an_explanation_has_every_candidate_and_books_nothing() {
     assert_eq!(explained["mode"], "kv");
     assert_eq!(router(&frontend)["totals"]["requests"], 0);
     let asked = json!({"nvext": {"extra_fields": ["routing", "worker_id"]}});
-    let answer = frontend.post("/v1/chat/completions", &chat("rust", asked));
+    let answer = frontend.post("/v1/chat/completions", &chat("rust", &asked));
     let instance = served_by(&answer);
     let nvext = answer.json()["nvext"].clone();
     assert_eq!(nvext["worker_id"]["decode_worker_id"], instance);
@@ -130,7 +130,7 @@ fn a_request_may_name_its_worker() {
     let ask_for = |instance: &str| {
         let headers = [("x-worker-instance-id", instance)];
         let asked = ("POST", "/v1/chat/completions");
-        ask(&frontend.address, asked, &headers, &chat("rust", json!({}))).unwrap()
+        ask(&frontend.address, asked, &headers, &chat("rust", &json!({}))).unwrap()
     };
     for worker in router(&frontend)["workers"].as_array().unwrap() {
         let instance = worker["instance"].as_u64().unwrap();
@@ -151,7 +151,7 @@ fn a_router_that_starts_late_knows_what_workers_hold_and_forgets_those_that_die(
     let first = place.start("first", FRONTEND);
     first.await_models(&["mock"]);
     await_telling(&first, 2);
-    let holder = served_by(&first.post("/v1/chat/completions", &chat("rust", json!({}))));
+    let holder = served_by(&first.post("/v1/chat/completions", &chat("rust", &json!({}))));
     let second = place.start("second", FRONTEND);
     second.await_models(&["mock"]);
     await_telling(&second, 2);
@@ -183,13 +183,13 @@ fn the_mode_is_what_was_asked_for_or_what_workers_allow() {
         let answer = frontend.post("/v1/chat/completions", body);
         answer.header("x-dynamo-router-mode").unwrap().to_owned()
     };
-    assert_eq!(mode(&in_turn, &chat("rust", json!({}))), "round-robin");
+    assert_eq!(mode(&in_turn, &chat("rust", &json!({}))), "round-robin");
     let auto = place.start("auto", FRONTEND);
     auto.await_models(&["echo", "mock"]);
-    let echo = chat("rust", json!({"model": "echo"}));
+    let echo = chat("rust", &json!({"model": "echo"}));
     assert_eq!(mode(&auto, &echo), "least-loaded");
     until("events make it kv", || {
-        mode(&auto, &chat("rust", json!({}))) == "kv"
+        mode(&auto, &chat("rust", &json!({}))) == "kv"
     });
 }
 
@@ -214,9 +214,9 @@ fn ranks_of_one_worker_are_chosen_apart() {
     for rank in [0, 1] {
         let pinned = json!({"nvext": {"extra_fields": ["worker_id"], "dp_rank": rank}});
         let subject = format!("subject {rank}");
-        assert_eq!(rank_of(&chat(&subject, pinned)).0, rank);
+        assert_eq!(rank_of(&chat(&subject, &pinned)).0, rank);
         await_holder(&frontend, &subject);
-        let (again, answer) = rank_of(&chat(&subject, told.clone()));
+        let (again, answer) = rank_of(&chat(&subject, &told));
         assert_eq!(again, rank, "where its beginning is cached");
         let tokens = &answer["usage"]["prompt_tokens_details"]["cached_tokens"];
         assert!(tokens.as_u64().unwrap() >= 16);

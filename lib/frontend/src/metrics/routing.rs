@@ -14,8 +14,11 @@ const PREFIX: &str = "dynamo_router";
 
 use MetricType::{COUNTER, GAUGE};
 
-/// Name, kind, meaning and source of what each router has one of.
-const FIGURES: &[(&str, MetricType, &str, fn(&Figures) -> f64)] = &[
+/// Name, kind, meaning and source of a figure.
+type Figure<T> = (&'static str, MetricType, &'static str, fn(&T) -> f64);
+
+/// What each router has one of.
+const FIGURES: &[Figure<Figures>] = &[
     (
         "workers",
         GAUGE,
@@ -192,8 +195,8 @@ const FIGURES: &[(&str, MetricType, &str, fn(&Figures) -> f64)] = &[
     ),
 ];
 
-/// The same of what each data-parallel rank of each worker has one of.
-const WORKER_FIGURES: &[(&str, MetricType, &str, fn(&WorkerFigures) -> f64)] = &[
+/// What each data-parallel rank of each worker has one of.
+const WORKER_FIGURES: &[Figure<WorkerFigures>] = &[
     (
         "worker_active_requests",
         GAUGE,

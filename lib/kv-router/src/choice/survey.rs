@@ -69,6 +69,8 @@ pub(crate) struct Survey {
     known: Vec<Known>,
     /// The least number of pending prompt tokens among the candidates.
     least_prefill: u64,
+    /// How many of the candidates are not saturated.
+    with_room: u32,
     is_weighed: bool,
 }
 
@@ -196,6 +198,11 @@ impl Survey {
         place_of(most.slot)
     }
 
+    /// How many of the candidates are not saturated.
+    pub(super) fn with_room(&self) -> u32 {
+        self.with_room
+    }
+
     fn sift(
         &mut self,
         question: &Question<'_>,
@@ -209,7 +216,7 @@ impl Survey {
         if workers.is_empty() {
             return Err(NoChoice::NoWorkers);
         }
-        let mut all_saturated = true;
+        self.with_room = 0;
         let mut least_prefill = u64::MAX;
         for (at, worker) in (0_u32..).zip(workers) {
             if !concerns(worker.key) {
@@ -220,7 +227,7 @@ impl Survey {
                 self.rejections.count(reason);
                 continue;
             }
-            all_saturated &= is_saturated(worker, &load, policy.queue_threshold);
+            self.with_room += u32::from(!is_saturated(worker, &load, policy.queue_threshold));
             least_prefill = least_prefill.min(load.prefill_tokens);
             self.candidates.push(Candidate {
                 at,
@@ -232,7 +239,7 @@ impl Survey {
         self.least_prefill = least_prefill;
         match u32::try_from(self.candidates.len()).unwrap_or(u32::MAX) {
             0 => Err(NoChoice::NoneEligible(self.rejections)),
-            candidates if all_saturated => Err(NoChoice::Saturated { candidates }),
+            candidates if self.with_room == 0 => Err(NoChoice::Saturated { candidates }),
             _ => Ok(()),
         }
     }

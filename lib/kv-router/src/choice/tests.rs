@@ -228,11 +228,10 @@ fn a_request_waits_only_while_every_candidate_is_saturated() {
         overlaps: &[],
         now: Duration::ZERO,
     };
-    assert!(
-        router
-            .chooser
-            .is_ready(&router.book, &situation, &request(&[5]))
-    );
+    let room = router
+        .chooser
+        .room(&router.book, &situation, &request(&[5]));
+    assert_eq!(room, 1);
 }
 
 fn with_sessions(is_hard: bool) -> Router {

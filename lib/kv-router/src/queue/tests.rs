@@ -29,7 +29,7 @@ fn seconds(n: u64) -> Duration {
 }
 
 fn drain<T>(queue: &mut Queue<T>) -> Vec<T> {
-    std::iter::from_fn(|| queue.admit(Duration::ZERO, |_| true).map(|it| it.item)).collect()
+    std::iter::from_fn(|| queue.admit(Duration::ZERO, |_| 1).map(|it| it.item)).collect()
 }
 
 fn order(policy: QueuePolicy, requests: &[(i32, u64)]) -> Vec<usize> {
@@ -78,13 +78,13 @@ fn a_tenant_that_comes_late_does_not_wait_behind_a_flood() {
             .unwrap();
     }
     for _ in 0..10 {
-        queue.admit(Duration::ZERO, |_| true).unwrap();
+        queue.admit(Duration::ZERO, |_| 1).unwrap();
     }
     queue
         .offer(("late", 0), &of("late", 100), seconds(1))
         .unwrap();
     let next: Vec<_> = (0..2)
-        .map(|_| queue.admit(Duration::ZERO, |_| true).unwrap().item.0)
+        .map(|_| queue.admit(Duration::ZERO, |_| 1).unwrap().item.0)
         .collect();
     assert!(next.contains(&"late"), "{next:?}");
 }
@@ -103,7 +103,7 @@ fn a_tenant_that_asks_for_one_at_a_time_gets_no_more_than_its_share() {
                 .offer("single", &of("single", 100), seconds(0))
                 .unwrap();
         }
-        served += u32::from(queue.admit(Duration::ZERO, |_| true).unwrap().item == "single");
+        served += u32::from(queue.admit(Duration::ZERO, |_| 1).unwrap().item == "single");
     }
     assert!((19..=21).contains(&served), "{served}");
 }
@@ -113,9 +113,14 @@ fn who_cannot_go_lets_others_pass() {
     let mut queue = Queue::new(QueuePolicy::Fcfs, LIMITS);
     queue.offer("stuck", &of("a", 10), seconds(0)).unwrap();
     queue.offer("free", &of("b", 10), seconds(1)).unwrap();
-    let admitted = queue.admit(Duration::ZERO, |item| *item == "free").unwrap();
+    let admitted = queue
+        .admit(Duration::ZERO, |item| u32::from(*item == "free"))
+        .unwrap();
     assert_eq!((admitted.item, admitted.arrived), ("free", seconds(1)));
-    assert_eq!(queue.admit(Duration::ZERO, |item| *item == "free"), None);
+    assert_eq!(
+        queue.admit(Duration::ZERO, |item| u32::from(*item == "free")),
+        None
+    );
     assert_eq!(drain(&mut queue), ["stuck"]);
 }
 
@@ -208,7 +213,7 @@ proptest! {
                     }
                 }
                 Step::Admit => {
-                    let admitted = queue.admit(Duration::ZERO, |_| true);
+                    let admitted = queue.admit(Duration::ZERO, |_| 1);
                     prop_assert_eq!(admitted.is_none(), inside.is_empty());
                     if let Some(admitted) = admitted {
                         let (_, strict) = inside.remove(&admitted.item).unwrap();
@@ -250,7 +255,7 @@ proptest! {
         let present: Vec<usize> = (0..3).filter(|it| left[*it] > 0).collect();
         // As long as all of them wait.
         while present.iter().all(|it| left[*it] > 0) {
-            let (tenant, tokens) = queue.admit(Duration::ZERO, |_| true).unwrap().item;
+            let (tenant, tokens) = queue.admit(Duration::ZERO, |_| 1).unwrap().item;
             left[tenant] -= 1;
             served[tenant] += tokens;
             let shares = present.iter().map(|it| served[*it]);
@@ -276,7 +281,7 @@ proptest! {
                     naive.offer(tenant, strict, (rank, now, tokens));
                 }
             } else {
-                prop_assert_eq!(queue.admit(Duration::ZERO, |_| true).map(|it| it.item), naive.admit());
+                prop_assert_eq!(queue.admit(Duration::ZERO, |_| 1).map(|it| it.item), naive.admit());
             }
         }
     }

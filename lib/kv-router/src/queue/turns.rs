@@ -1,21 +1,19 @@
 //! Whose turn it is among replicas of a router that all have requests waiting.
 //!
-//! Each tells the others the virtual time of its first waiting request, and what it lets go. The
-//! one with the least time goes; the others leave room on a worker to it, so that what one worker
-//! has room for is not sent by all of them. Who could go and waits in vain goes after [`PATIENCE`]
-//! and takes no more notice of those who held it up until they move.
+//! Each tells the others which request it would let go next, and what it lets go. Where workers
+//! have room for one, only the replica with the least virtual time lets one go, so that what one
+//! worker has room for is not sent by all of them; where several have room, as many replicas do.
+//! Who could go and waits in vain goes after [`PATIENCE`] and takes no more notice of those who
+//! held it up until they move.
 
 use super::Head;
 use serde::{Deserialize, Serialize};
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// How long room is left to a replica before this one: some times what its news take.
-pub const PATIENCE: Duration = Duration::from_millis(10);
-
-/// Virtual time in which replicas go together: what a worker computes in one step. News of each
-/// single request would hold up a fleet that takes thousands a second.
-pub const QUANTUM: u64 = 512;
+pub(super) const PATIENCE: Duration = Duration::from_millis(10);
 
 /// Replicas whose heads are known: far more than share their workers anywhere.
 const MAX_REPLICAS: usize = 1_024;
@@ -76,14 +74,12 @@ impl Turns {
         of_level.map(|head| head.time).min().unwrap_or(0)
     }
 
-    /// Whether this replica, whose first request is `own` and could go, is to let it go.
-    pub(super) fn take(&mut self, own: Head, now: Duration) -> bool {
-        let precedes = |other: &Other| {
-            let level = other.head.strict_priority.cmp(&own.strict_priority);
-            let is_earlier = other.head.time.saturating_add(QUANTUM) < own.time;
-            !other.is_passed && (level.is_gt() || level.is_eq() && is_earlier)
-        };
-        if self.others.values().any(precedes) {
+    /// Whether this replica is to let its request `own` go, for which so many workers have room.
+    pub(super) fn take(&mut self, own: Head, room: u32, now: Duration) -> bool {
+        let order = |head: &Head| (Reverse(head.strict_priority), head.time, head.arrived);
+        let precedes = |other: &Other| !other.is_passed && order(&other.head) < order(&own);
+        let before = self.others.values().filter(|it| precedes(it)).count();
+        if before >= usize::try_from(room).unwrap_or(usize::MAX) {
             let since = *self.held_since.get_or_insert(now);
             if now < since + PATIENCE {
                 return false;
@@ -111,47 +107,59 @@ impl Turns {
 mod tests {
     use super::*;
 
-    fn head(strict_priority: u32, time: u64) -> Head {
+    const AT_ONCE: Duration = Duration::ZERO;
+
+    fn head(strict_priority: u32, time: u64, arrived: u64) -> Head {
         Head {
             strict_priority,
             time,
+            arrived: Duration::from_secs(arrived),
         }
     }
 
     #[test]
     fn the_one_that_was_served_least_goes() {
         let mut turns = Turns::default();
-        assert!(turns.take(head(0, 9_000), Duration::ZERO));
-        turns.hear(2, Some(head(0, 5_000)));
-        assert!(!turns.take(head(0, 5_001 + QUANTUM), Duration::ZERO));
-        assert!(turns.take(head(0, 5_000 + QUANTUM), Duration::ZERO));
-        assert!(turns.take(head(1, 9_000), Duration::ZERO));
-        turns.hear(3, Some(head(2, 90_000)));
-        assert!(!turns.take(head(1, 9_000), Duration::ZERO));
-        assert_eq!(
-            (turns.floor(0), turns.floor(2), turns.floor(1)),
-            (5_000, 90_000, 0)
-        );
+        assert!(turns.take(head(0, 900, 3), 1, AT_ONCE));
+        turns.hear(2, Some(head(0, 500, 3)));
+        assert!(!turns.take(head(0, 501, 1), 1, AT_ONCE));
+        assert!(!turns.take(head(0, 500, 4), 1, AT_ONCE), "it came later");
+        assert!(turns.take(head(0, 500, 2), 1, AT_ONCE));
+        assert!(turns.take(head(1, 900, 9), 1, AT_ONCE));
+        turns.hear(3, Some(head(2, 90_000, 5)));
+        assert!(!turns.take(head(1, 900, 1), 1, AT_ONCE));
+        let floors = [0, 1, 2].map(|level| turns.floor(level));
+        assert_eq!(floors, [500, 0, 90_000]);
         turns.hear(3, None);
         turns.hear(2, None);
-        assert!(turns.take(head(0, 9_000), Duration::ZERO));
+        assert!(turns.take(head(0, 900, 9), 1, AT_ONCE));
         assert!(!turns.others_wait());
+    }
+
+    #[test]
+    fn as_many_go_as_there_is_room_for() {
+        let mut turns = Turns::default();
+        turns.hear(2, Some(head(0, 1, 1)));
+        turns.hear(3, Some(head(0, 2, 1)));
+        turns.hear(4, Some(head(0, 9, 1)));
+        assert!(!turns.take(head(0, 5, 1), 2, AT_ONCE));
+        assert!(turns.take(head(0, 5, 1), 3, AT_ONCE));
     }
 
     #[test]
     fn who_does_not_go_when_it_could_is_waited_for_once() {
         let mut turns = Turns::default();
-        turns.hear(2, Some(head(0, 0)));
-        assert!(!turns.take(head(0, 9_000), Duration::ZERO));
+        turns.hear(2, Some(head(0, 0, 1)));
+        assert!(!turns.take(head(0, 900, 1), 1, AT_ONCE));
         assert_eq!(turns.held_until(), Some(PATIENCE));
         // Waiting for room is not waiting for others.
         turns.rest();
         assert_eq!(turns.held_until(), None);
-        assert!(!turns.take(head(0, 9_000), PATIENCE));
-        assert!(turns.take(head(0, 9_000), PATIENCE * 2));
-        assert!(turns.take(head(0, 9_500), PATIENCE * 2));
+        assert!(!turns.take(head(0, 900, 1), 1, PATIENCE));
+        assert!(turns.take(head(0, 900, 1), 1, PATIENCE * 2));
+        assert!(turns.take(head(0, 950, 1), 1, PATIENCE * 2));
         assert!(!turns.others_wait());
-        turns.hear(2, Some(head(0, 1_000)));
-        assert!(!turns.take(head(0, 9_500), PATIENCE * 2));
+        turns.hear(2, Some(head(0, 100, 2)));
+        assert!(!turns.take(head(0, 950, 1), 1, PATIENCE * 2));
     }
 }

@@ -5,6 +5,7 @@ use crate::book::BookChange;
 use crate::queue::{Head, Served};
 use crate::worker::WorkerKey;
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 /// Changes that wait to be sent. At ten a request it takes a shell that stands still for a tenth
 /// of a second at thousands of requests a second to fill it; then a snapshot costs less.
@@ -32,8 +33,39 @@ pub enum Change {
         /// The replica.
         origin: u64,
         /// Nothing, if none waits.
-        head: Option<Head>,
+        head: Option<WaitingHead>,
     },
+}
+
+/// The first request that waits at a replica, as others are told of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaitingHead {
+    /// Its level.
+    pub strict_priority: u32,
+    /// Its tenant's virtual time.
+    pub time: u64,
+    /// How long it has waited, in microseconds.
+    pub age_us: u64,
+}
+
+impl WaitingHead {
+    pub(super) fn new(head: Head, now: Duration) -> Self {
+        let age = now.saturating_sub(head.arrived);
+        Self {
+            strict_priority: head.strict_priority,
+            time: head.time,
+            age_us: u64::try_from(age.as_micros()).unwrap_or(u64::MAX),
+        }
+    }
+
+    /// By the clock of whoever hears it now.
+    pub(super) fn head(self, now: Duration) -> Head {
+        Head {
+            strict_priority: self.strict_priority,
+            time: self.time,
+            arrived: now.saturating_sub(Duration::from_micros(self.age_us)),
+        }
+    }
 }
 
 impl Change {

@@ -2,7 +2,7 @@
 //! which worker a conversation is with.
 
 use super::Router;
-use super::exchange::{Change, Changes, Outbox};
+use super::exchange::{Change, Changes, Outbox, WaitingHead};
 use crate::book::BookChange;
 use crate::worker::{Slot, WorkerKey};
 use std::time::Duration;
@@ -21,12 +21,12 @@ impl Router {
     }
 
     /// What was done here since the last call, for the other replicas.
-    pub fn take_changes(&mut self) -> Changes {
+    pub fn take_changes(&mut self, now: Duration) -> Changes {
         let head = self.queue.head();
         if head != self.told_head {
             self.told_head = head;
-            let origin = self.origin();
-            self.publish(|| Change::Waits { origin, head });
+            let change = self.waits(now);
+            self.publish(|| change);
         }
         self.outbox.as_mut().map(Outbox::take).unwrap_or_default()
     }
@@ -54,14 +54,10 @@ impl Router {
             worker: Some(worker),
             age_ms: u64::try_from(now.saturating_sub(used).as_millis()).unwrap_or(u64::MAX),
         });
-        let head = Change::Waits {
-            origin: self.origin(),
-            head: self.queue.head(),
-        };
         let bookings = bookings.map(Change::Booking);
         Changes {
             first: self.outbox.as_ref().map_or(0, Outbox::next),
-            changes: bookings.chain(sessions).chain([head]).collect(),
+            changes: bookings.chain(sessions).chain([self.waits(now)]).collect(),
             is_complete: true,
         }
     }
@@ -86,7 +82,8 @@ impl Router {
             }
             Change::Served(served) => self.queue.hear_served(*served),
             Change::Waits { origin, head } if *origin != self.origin() => {
-                self.queue.hear_head(*origin, *head);
+                self.queue
+                    .hear_head(*origin, head.map(|head| head.head(now)));
             }
             Change::Waits { .. } => {}
         }
@@ -108,6 +105,14 @@ impl Router {
     pub(super) fn publish(&mut self, change: impl FnOnce() -> Change) {
         if let Some(outbox) = &mut self.outbox {
             outbox.push(change());
+        }
+    }
+
+    fn waits(&self, now: Duration) -> Change {
+        let head = self.queue.head();
+        Change::Waits {
+            origin: self.origin(),
+            head: head.map(|head| WaitingHead::new(head, now)),
         }
     }
 

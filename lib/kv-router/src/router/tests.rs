@@ -385,7 +385,7 @@ fn replicas_come_to_the_same_loads_by_steps_or_by_a_snapshot() {
     let second = placed(submit(&mut here, &request(&[1, 2, 4])));
     here.first_token(&first.ticket, seconds(0));
     here.block_filled(&second.ticket, Some(9), 16, seconds(0));
-    let taken = here.take_changes();
+    let taken = here.take_changes(seconds(1));
     assert_eq!((taken.changes.len(), taken.is_complete), (4, true));
     let loads_agree = |here: &Router, there: &Router, extra: WorkerKey| {
         for worker in here.fleet().workers() {
@@ -410,7 +410,7 @@ fn replicas_come_to_the_same_loads_by_steps_or_by_a_snapshot() {
         "a booking, and that none waits"
     );
     here.end(&first.ticket, FINISHED);
-    for change in &here.take_changes().changes {
+    for change in &here.take_changes(seconds(1)).changes {
         there.apply(change, seconds(0));
     }
     loads_agree(&here, &there, own.worker);
@@ -436,7 +436,7 @@ fn bookings_with_a_worker_that_is_not_known_yet_count_when_it_comes() {
     let third = placed(submit(&mut here, &request(&[6])));
     here.first_token(&second.ticket, seconds(1));
     here.end(&third.ticket, FINISHED);
-    for change in &here.take_changes().changes {
+    for change in &here.take_changes(seconds(1)).changes {
         there.apply(change, seconds(1));
     }
     assert!(there.book().is_empty());
@@ -445,7 +445,7 @@ fn bookings_with_a_worker_that_is_not_known_yet_count_when_it_comes() {
     assert_eq!(known, made);
     assert_eq!((known.requests, known.blocks), (2, 5));
     here.end(&first.ticket, FINISHED);
-    there.apply(&here.take_changes().changes[0], seconds(1));
+    there.apply(&here.take_changes(seconds(1)).changes[0], seconds(1));
     assert_eq!(there.book().load(Slot(7)).requests, 1);
     // A replica that is gone by then leaves nothing.
     let mut late = replica(3);
@@ -468,7 +468,7 @@ fn a_conversation_stays_with_its_worker_on_any_replica() {
         ..request(hashes)
     };
     let chosen = placed(here.submit(&of_session("a", &[1]), &[], seconds(0), &mut || 2)).worker;
-    let taken = here.take_changes();
+    let taken = here.take_changes(seconds(1));
     for change in &taken.changes {
         there.apply(change, seconds(0));
     }
@@ -480,7 +480,7 @@ fn a_conversation_stays_with_its_worker_on_any_replica() {
     let again = late.submit(&of_session("a", &[3]), &[], seconds(19), &mut || 1);
     assert_eq!(placed(again).worker, chosen);
     here.end_session("a");
-    let ended = here.take_changes();
+    let ended = here.take_changes(seconds(1));
     late.apply(&ended.changes[0], seconds(20));
     assert_eq!(
         late.snapshot(seconds(20)).changes.len(),

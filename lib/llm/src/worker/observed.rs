@@ -144,7 +144,6 @@ impl Stream for ObservedItems {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
-        let _within = this.span.enter();
         let next = std::task::ready!(this.items.as_mut().poll_next(context));
         match &next {
             Some(Ok(item)) => {
@@ -158,6 +157,7 @@ impl Stream for ObservedItems {
             }
             None => {
                 this.ended = true;
+                let _within = this.span.enter();
                 tracing::debug!("request served");
             }
         }
