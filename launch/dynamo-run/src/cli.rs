@@ -7,7 +7,7 @@ use crate::loader::{Surroundings, read_config};
 use clap::{Arg, ArgAction, ArgMatches, Command, ValueHint, value_parser};
 use clap_complete::Shell;
 use dynamo_backends::BackendOptions;
-use dynamo_bench::BenchServeOptions;
+use dynamo_bench::{BenchIndexOptions, BenchServeOptions};
 use dynamo_config::{ConfigError, Resolved, Schema, Sources};
 use dynamo_frontend::FrontendOptions;
 use dynamo_frontend::batch::BatchOptions;
@@ -51,6 +51,8 @@ pub(crate) enum CommandKind {
     BenchServe,
     /// Compare routing modes in virtual time.
     BenchRouter,
+    /// Measure the router's index.
+    BenchIndex,
     /// What is wrong with a frontend's routing.
     DoctorRouting,
     /// Fetch a model and print where it is.
@@ -79,6 +81,7 @@ pub(crate) const REFERENCE: &[(&str, &str)] = &[
     ("mocker", "dynamo mocker"),
     ("bench-serve", "dynamo bench serve"),
     ("bench-router", "dynamo bench router"),
+    ("bench-index", "dynamo bench index"),
     ("doctor", "dynamo doctor"),
     ("model", "dynamo model"),
 ];
@@ -129,6 +132,9 @@ pub(crate) fn schema(command: &str) -> Schema {
             .with::<MockerOptions>()
             .with::<NewsOptions>()
             .with::<HubOptions>()
+            .with::<RuntimeOptions>(),
+        "bench-index" => Schema::new()
+            .with::<BenchIndexOptions>()
             .with::<RuntimeOptions>(),
         "bench-router" => Schema::new()
             .with::<ReplayOptions>()
@@ -194,6 +200,9 @@ pub(crate) fn parse(surroundings: &Surroundings) -> Result<Parsed, UsageError> {
             Ok(CommandKind::Frontend)
         }),
         Some(("bench", matches)) => match matches.subcommand() {
+            Some(("index", matches)) => resolve("bench-index", matches, surroundings, |_| {
+                Ok(CommandKind::BenchIndex)
+            }),
             Some(("router", matches)) => resolve("bench-router", matches, surroundings, |_| {
                 Ok(CommandKind::BenchRouter)
             }),
@@ -349,11 +358,14 @@ fn bench_command() -> Command {
     let router = Command::new("router").about(
         "Replay a trace through the router and simulated workers in virtual time, and compare modes",
     );
+    let index = Command::new("index")
+        .about("Measure the router's index of KV blocks on a trace; prints one line of JSON");
     Command::new("bench")
         .about("Measure servers")
         .arg_required_else_help(true)
         .subcommand(with_options("bench-serve", serve))
         .subcommand(with_options("bench-router", router))
+        .subcommand(with_options("bench-index", index))
 }
 
 fn doctor_command() -> Command {

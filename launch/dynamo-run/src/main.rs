@@ -8,7 +8,7 @@
 
 mod backends;
 mod bench;
-mod bench_router;
+mod bench_routing;
 mod cli;
 mod console;
 mod doctor;

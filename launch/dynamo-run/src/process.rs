@@ -3,7 +3,7 @@
 use crate::cli::{CommandKind, Invocation};
 use crate::loader::Surroundings;
 use crate::output::complain;
-use crate::{bench, bench_router, doctor, engine, mocker, run};
+use crate::{bench, bench_routing, doctor, engine, mocker, run};
 use anyhow::Context;
 use dynamo_config::Resolved;
 use dynamo_runtime::component::DistributedRuntime;
@@ -119,7 +119,8 @@ impl Process {
             CommandKind::Frontend => run::frontend(self).await,
             CommandKind::Mocker => mocker::mocker(self).await,
             CommandKind::BenchServe => bench::serve(self).await,
-            CommandKind::BenchRouter => bench_router::router(&self).await,
+            CommandKind::BenchIndex => bench_routing::index(&self).await,
+            CommandKind::BenchRouter => bench_routing::router(&self).await,
             CommandKind::DoctorRouting => doctor::routing(&self).await,
             CommandKind::ModelFetch(model) => engine::fetch(&self, &model).await,
             CommandKind::ModelShow(model) => engine::show(&self, &model).await,

@@ -48,6 +48,7 @@ pub(crate) fn is_quiet(command: &CommandKind) -> bool {
         | CommandKind::ModelShow(_)
         | CommandKind::BenchServe
         | CommandKind::BenchRouter
+        | CommandKind::BenchIndex
         | CommandKind::DoctorRouting => true,
     }
 }

@@ -6,15 +6,17 @@
 //! - [`client`]: one request with its answer, measured token by token
 //! - [`mod@serve`]: sends the load; the only part with tasks and sockets
 //! - [`figures`]: what requests come to
+//! - [`index_trace`]: the index of KV blocks on a trace
 //! - [`result`] and [`report`]: the result as JSON, a table, and HTML with plots
 //!
-//! Everything but [`client`] and [`mod@serve`] is pure: a function of options, seed and records.
+//! Everything but [`client`], [`mod@serve`] and the clock of [`index_trace`] is pure: a function of options, seed and records.
 
 pub mod client;
 pub mod config;
 mod cpu;
 mod error;
 pub mod figures;
+pub mod index_trace;
 pub mod load;
 pub mod prompt;
 pub mod random;
@@ -24,5 +26,6 @@ pub mod serve;
 
 pub use config::BenchServeOptions;
 pub use error::BenchError;
+pub use index_trace::BenchIndexOptions;
 pub use result::ServeResult;
 pub use serve::{Progress, serve};

@@ -130,7 +130,13 @@ fn a_request_may_name_its_worker() {
     let ask_for = |instance: &str| {
         let headers = [("x-worker-instance-id", instance)];
         let asked = ("POST", "/v1/chat/completions");
-        ask(&frontend.address, asked, &headers, &chat("rust", &json!({}))).unwrap()
+        ask(
+            &frontend.address,
+            asked,
+            &headers,
+            &chat("rust", &json!({})),
+        )
+        .unwrap()
     };
     for worker in router(&frontend)["workers"].as_array().unwrap() {
         let instance = worker["instance"].as_u64().unwrap();

@@ -3,7 +3,7 @@
 //!
 //! A value of `n` significant bits beyond the precision falls into one of `2^precision` buckets of
 //! its power of two, so that a bucket's middle is at most `2^-(precision+1)` away from any value
-//! in it: 0.2 percent with [`FINE`].
+//! in it: 0.2 percent with `FINE`.
 
 use std::time::Duration;
 

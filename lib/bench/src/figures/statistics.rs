@@ -1,5 +1,5 @@
 //! What all requests of a run come to. Memory is bounded however long the run is: distributions
-//! are counted in buckets, and beyond [`MAX_RECORDS`] single requests are no longer kept.
+//! are counted in buckets, and beyond `MAX_RECORDS` single requests are no longer kept.
 
 use super::goodput::Targets;
 use super::histogram::{FINE, Histogram};
@@ -14,7 +14,7 @@ pub(crate) const MAX_RECORDS: usize = 100_000;
 /// Kinds of errors that are counted apart; servers could invent a code for each request.
 const MAX_ERROR_CODES: usize = 64;
 
-/// Where errors beyond [`MAX_ERROR_CODES`] are counted.
+/// Where errors beyond `MAX_ERROR_CODES` are counted.
 const OTHER_ERRORS: &str = "other";
 
 /// Figures of a run.
@@ -47,7 +47,7 @@ pub struct Statistics {
     pub timeline: Timeline,
     /// When the last request ended.
     pub end: Duration,
-    /// Single requests, the first [`MAX_RECORDS`] of them.
+    /// Single requests, the first `MAX_RECORDS` of them.
     pub records: Vec<RequestFigures>,
 }
 

@@ -1,4 +1,4 @@
-//! How a run went over time, in at most [`MAX_BINS`] bins: when a run outgrows them, each two
+//! How a run went over time, in at most `MAX_BINS` bins: when a run outgrows them, each two
 //! become one.
 
 use super::histogram::{COARSE, Histogram};

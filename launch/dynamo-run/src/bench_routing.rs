@@ -1,21 +1,22 @@
 //! `dynamo bench router`: replays a trace in virtual time under several routing modes and loads.
+//! `dynamo bench index`: measures the router's index on one.
 
 use crate::output::{complain, print, print_line};
 use crate::process::Process;
 use anyhow::{Context, bail};
+use dynamo_bench::BenchIndexOptions;
+use dynamo_bench::index_trace::measure;
 use dynamo_kv_router::config::RouterOptions;
 use dynamo_mocker::MockerOptions;
 use dynamo_replay::config::ReplayOptions;
 use dynamo_replay::{Outcome, Trace, replay};
 use dynamo_runtime::shutdown::ExitStatus;
+use std::path::Path;
 use std::time::Instant;
 
 /// Runs every plan and prints a line for each.
 pub(crate) async fn router(process: &Process) -> anyhow::Result<ExitStatus> {
     let options: &ReplayOptions = process.options.get();
-    let Some(path) = &options.trace else {
-        bail!("--trace FILE.jsonl names the trace to replay");
-    };
     if let Some(wrong) = options
         .load
         .iter()
@@ -23,9 +24,8 @@ pub(crate) async fn router(process: &Process) -> anyhow::Result<ExitStatus> {
     {
         bail!("--load {wrong}: requests come a number of times as fast, greater than 0");
     }
-    let text = std::fs::read_to_string(path)
-        .with_context(|| format!("cannot read --trace {}", path.display()))?;
-    let trace = Trace::parse(&text).with_context(|| format!("--trace {}", path.display()))?;
+    let trace = Trace::parse(&read_trace(options.trace.as_deref())?)
+        .context("--trace cannot be replayed")?;
     let router: &RouterOptions = process.options.get();
     let engine: &MockerOptions = process.options.get();
     let plans = options.plans(&trace, router, engine);
@@ -58,6 +58,22 @@ pub(crate) async fn router(process: &Process) -> anyhow::Result<ExitStatus> {
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(ExitStatus::Success)
+}
+
+/// Measures the index, and prints one line of JSON.
+pub(crate) async fn index(process: &Process) -> anyhow::Result<ExitStatus> {
+    let options: &BenchIndexOptions = process.options.get();
+    let text = read_trace(options.trace.as_deref())?;
+    let measured = process.environment.compute(move || measure(&text));
+    print_line(&measured.await??.to_string());
+    Ok(ExitStatus::Success)
+}
+
+fn read_trace(path: Option<&Path>) -> anyhow::Result<String> {
+    let Some(path) = path else {
+        bail!("--trace FILE.jsonl names the trace");
+    };
+    std::fs::read_to_string(path).with_context(|| format!("cannot read --trace {}", path.display()))
 }
 
 const HEAD: &str = "\

@@ -1,4 +1,4 @@
-//! Measures the index on a trace of requests: `index_trace TRACE.jsonl` prints one line of JSON.
+//! Measures the index of KV blocks on a trace of requests.
 //!
 //! Each line of the trace has `hash_ids`, each of which names 512 tokens, that is 32 blocks. The
 //! requests go to 64 workers that keep 16,384 blocks each and evict the least recently used ones;
@@ -6,15 +6,15 @@
 //! second pass looks requests up while a thread applies events, cut into small ones, at a fixed
 //! rate. This is the workload that other indexes of this kind are measured with.
 
+use dynamo_config::options;
 use dynamo_kv_router::{Index, Matches, SharedIndex, Slot, Tier};
 use dynamo_protocols::kv::{Block, KvEvent};
 use dynamo_tokens::sequence_hashes;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
-use std::error::Error;
 use std::fs;
 use std::hint::spin_loop;
-use std::io::{self, Write};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -33,22 +33,42 @@ const EVENT_RATE: u64 = 100_000;
 /// Blocks of such an event: what a step of chunked prefill stores for a request or two.
 const EVENT_BLOCKS: usize = 16;
 
-fn main() -> Result<(), Box<dyn Error>> {
-    let path = std::env::args()
-        .nth(1)
-        .ok_or("usage: index_trace TRACE.jsonl")?;
-    let trace = Trace::read(&path)?;
+options! {
+    /// The index of KV blocks, measured on a trace.
+    pub struct BenchIndexOptions("bench_index") {
+        /// The trace: a JSON object on each line with `hash_ids`, as the Mooncake traces have them.
+        trace: Option<PathBuf> = None, env = "DYN_BENCH_TRACE";
+    }
+}
+
+/// Why a trace cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum IndexTraceError {
+    /// A line is no JSON.
+    #[error("line {line} of the trace is malformed: {source}")]
+    Malformed {
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+    /// A line names no blocks.
+    #[error("line {line} of the trace has no hash_ids")]
+    NoHashes {
+        /// The line, from 1.
+        line: usize,
+    },
+}
+
+/// Measures the index; `trace` is the trace's text. Takes seconds, on this thread and one more.
+pub fn measure(trace: &str) -> Result<Value, IndexTraceError> {
+    let trace = Trace::read(trace)?;
     let mut report = trace.shape();
     report.extend(alone(&trace));
     report.extend(together(&trace));
-    let line = Value::Object(
-        report
-            .into_iter()
-            .map(|(key, value)| (key.into(), value))
-            .collect(),
-    );
-    writeln!(io::stdout(), "{line}")?;
-    Ok(())
+    let figures = report.into_iter().map(|(key, value)| (key.into(), value));
+    Ok(Value::Object(figures.collect()))
 }
 
 type Report = Vec<(&'static str, Value)>;
@@ -63,14 +83,15 @@ struct Trace {
 }
 
 impl Trace {
-    fn read(path: &str) -> Result<Self, Box<dyn Error>> {
+    fn read(text: &str) -> Result<Self, IndexTraceError> {
         let mut caches: Vec<_> = (0..WORKERS).map(|_| Cache::default()).collect();
         let mut trace = Self::default();
-        for (number, line) in fs::read_to_string(path)?.lines().enumerate() {
-            let request: Value = serde_json::from_str(line)?;
-            let ids = request["hash_ids"]
-                .as_array()
-                .ok_or("a line has no hash_ids")?;
+        for (number, line) in text.lines().enumerate() {
+            let at = number + 1;
+            let request: Value = serde_json::from_str(line)
+                .map_err(|source| IndexTraceError::Malformed { line: at, source })?;
+            let ids = request["hash_ids"].as_array();
+            let ids = ids.ok_or(IndexTraceError::NoHashes { line: at })?;
             let ids: Vec<u64> = ids.iter().filter_map(Value::as_u64).collect();
             let blocks = ids
                 .iter()
@@ -313,4 +334,28 @@ fn resident_bytes() -> u64 {
         .nth(1)
         .and_then(|pages| pages.parse::<u64>().ok());
     pages.unwrap_or_default() * PAGE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_declaration_is_sound() {
+        let schema = dynamo_config::Schema::new().with::<BenchIndexOptions>();
+        assert!(schema.check().is_empty(), "{:?}", schema.check());
+    }
+
+    #[test]
+    fn blocks_are_found_again_and_what_is_no_trace_says_where() {
+        let line = "{\"hash_ids\": [1, 2, 3]}\n";
+        let figures = measure(&line.repeat(3)).unwrap();
+        assert_eq!(figures["prompts"], 3);
+        // One request stores what all three find: three times 32 blocks each.
+        assert_eq!(figures["blocks"], 96);
+        assert_eq!(figures["hit_blocks"], 3 * 96);
+        let error = measure(&format!("{line}nonsense")).unwrap_err();
+        assert!(error.to_string().starts_with("line 2"), "{error}");
+        assert!(measure("{}").unwrap_err().to_string().contains("hash_ids"));
+    }
 }
