@@ -1,3 +1,5 @@
+//! Replicas of one router over a real network: bookings are told, and forgotten with who made them.
+
 use super::*;
 use crate::call::RoutedCall;
 use crate::news::news_endpoint;

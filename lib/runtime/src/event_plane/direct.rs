@@ -9,9 +9,7 @@ use super::channel::{Read, ReadChannel};
 use super::log::Cursor;
 use super::subscriber::follow;
 use super::{EventPlane, Publication, Subscription};
-use crate::component::{
-    DistributedRuntime, HandlerStream, InstanceFilter, ServeError, StreamItem,
-};
+use crate::component::{DistributedRuntime, HandlerStream, InstanceFilter, ServeError, StreamItem};
 use crate::discovery::{EndpointId, Metadata};
 use crate::request_plane::RequestHeader;
 use bytes::Bytes;
