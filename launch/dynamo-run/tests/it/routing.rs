@@ -266,7 +266,7 @@ fn a_trace_is_replayed_under_the_modes_asked_for() {
         let ids = [first, second];
         json!({"timestamp": at, "input_length": 1024, "output_length": 4, "hash_ids": ids})
     };
-    let lines = (0..40).map(|number| line(number * 200, number % 3, 100 + number).to_string());
+    let lines = (0..40).map(|number| line(number * 200, number % 4, 100 + number).to_string());
     let trace = place.write("trace.jsonl", &lines.collect::<Vec<_>>().join("\n"));
     let figures = place.path("figures.json");
     let words = [

@@ -105,7 +105,8 @@ fn a_worker_that_freezes_in_a_stream_is_lost_and_used_again_when_it_wakes() {
 #[test]
 fn workers_of_a_model_take_turns_and_one_that_dies_costs_no_request() {
     let place = Place::new();
-    let frontend = place.start("frontend", FRONTEND);
+    let in_turn = [FRONTEND, &["--router-mode", "round-robin"]].concat();
+    let frontend = place.start("frontend", &in_turn);
     let one = counted(&place, "one", WORKER);
     frontend.await_models(&["echo"]);
     let mut other = counted(&place, "other", WORKER);

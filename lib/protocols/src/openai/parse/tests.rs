@@ -85,10 +85,10 @@ fn errors_name_the_path_what_was_expected_and_what_came() {
             "`guided_json` is not served by this version; leave it out",
         ),
         (
-            r#"{"model":"m","messages":[],"nvext":{"dp_rank":1}}"#,
+            r#"{"model":"m","messages":[],"nvext":{"prefill_dp_rank":1}}"#,
             ErrorCode::UnsupportedParameter,
-            "nvext.dp_rank",
-            "`nvext.dp_rank` is not served by this version; leave it out",
+            "nvext.prefill_dp_rank",
+            "`nvext.prefill_dp_rank` is not served by this version; leave it out",
         ),
         (
             r#"{"model":"m","model":"n","messages":[]}"#,
