@@ -5,7 +5,7 @@
 //! - [`wire`]: one HTTP connection, polled by whoever uses it, and the pool of idle ones
 //! - [`inquiry`]: what is asked; [`prompt`]: the tokens of its prompt; [`headers`]: what is passed on
 //! - [`scan`]: what an answer says of itself in passing
-//! - [`fleet`]: the servers, their router and the models; [`poll`] and [`kv`] keep it up to date
+//! - [`fleet`]: the servers, their router and the models; `poll` and `kv` keep it up to date
 //! - [`dispatch`]: an inquiry on its way; [`answer`]: an answer that is passed on
 //! - [`shadow`]: choices compared with those of a balancer that is in use
 //! - [`metrics`]: what is counted

@@ -2,8 +2,8 @@
 //! traffic in seconds, and the same result for the same seed.
 //!
 //! - [`trace`]: what was asked when, and what prompts had in common
-//! - [`replay`]: the event loop
-//! - [`worker`]: a simulated worker of it
+//! - [`mod@replay`]: the event loop
+//! - `worker`: a simulated worker of it
 //! - [`result`]: what came of it
 //!
 //! Invariant: no clock, no I/O, no task. Everything is a function of trace, plan and seed.

@@ -3,7 +3,7 @@
 //!
 //! Each publishes a channel whose state is its router's own snapshot, and follows the others'. A
 //! request only puts its steps into the router's outbox; a task takes them out and sends what
-//! came together within [`LINGER`], in batches.
+//! came together within `LINGER`, in batches.
 //!
 //! Invariants
 //! - A replica's view of another is that one's own view, a little later: steps are counted, so
