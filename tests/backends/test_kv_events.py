@@ -27,6 +27,13 @@ def ask(address, tokens):
     return headers["x-dynamo-worker-instance-id"], headers["x-dynamo-router-mode"]
 
 
+def counted(address, name, label=""):
+    """A counter of `/metrics`, over all its series that have this label."""
+    _, metrics = http(f"{address}/metrics")
+    lines = [it for it in metrics.splitlines() if it.startswith(name) and label in it]
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
+
+
 @pytest.fixture
 def fleet(start, publish):
     model = ["--model-path", TOKENIZER]
@@ -72,14 +79,66 @@ def test_events_that_mean_nothing_are_counted_and_harm_nobody(fleet, router):
     second.publish([stored([7], prompt(4))])
     router(front, lambda it: it["index"]["blocks"] == 5)
     assert ask(front, one) == ("1", "kv")
-    _, metrics = http(f"{front}/metrics")
-    for reason in ["unknown_parent", "block_size"]:
-        line = next(
-            it
-            for it in metrics.splitlines()
-            if it.startswith("dynamo_backends_kv_events_refused_total") and f'"{reason}"' in it
-        )
-        assert line.endswith(" 1"), line
+    assert counted(front, "dynamo_backends_kv_events_refused_total", "unknown_parent") == 1
+    assert counted(front, "dynamo_backends_kv_events_refused_total", "block_size") == 1
+    assert counted(front, "dynamo_backends_kv_unknown_blocks_total") == 1
+    assert counted(front, "dynamo_engine_kv_refused_messages_total", "payload") == 1
+    # The message that could not be read is a loss, and known to be one.
+    assert counted(front, "dynamo_router_lost_publishers_total") == 1
+
+
+def test_garbage_on_the_socket_is_counted_and_what_follows_counts(fleet, router):
+    front, (first, _) = fleet
+    one = prompt(8)
+    number = (0).to_bytes(8, "big")
+    for parts in [(b"",), (b"kv", number), (b"kv",) * 9]:
+        first.send(*parts)
+    first.send(b"kv", b"short", b"\x92\x01\x90")
+    for payload in [b"\xc1", b"\x00" * 1000, b"GET / HTTP/1.1\r\n"]:
+        first.publish_bytes(payload)
+    first.publish([["BlockStored"], ["BlockMoved", [1]], {"type": 7}, None])
+    first.publish([stored([1, 2, 3, 4], one)])
+    router(front, lambda it: it["index"]["blocks"] == 4)
+    assert ask(front, one) == ("1", "kv")
+    assert counted(front, "dynamo_engine_kv_refused_messages_total", "parts") == 3
+    assert counted(front, "dynamo_engine_kv_refused_messages_total", "sequence") == 1
+    assert counted(front, "dynamo_engine_kv_refused_messages_total", "payload") == 3
+    assert counted(front, "dynamo_engine_kv_skipped_events_total", "malformed") == 3
+    assert counted(front, "dynamo_engine_kv_skipped_events_total", "unknown_kind") == 1
+
+
+def test_events_that_come_twice_or_in_another_order_leave_what_the_engine_holds(fleet, router):
+    front, (first, _) = fleet
+    one = prompt(9)
+    whole = stored([1, 2, 3, 4], one)
+    # Stored twice; then gone twice and told before its parent.
+    first.publish([whole, whole])
+    router(front, lambda it: it["index"]["blocks"] == 4)
+    assert counted(front, "dynamo_router_duplicate_blocks_total") == 4
+    first.publish([ARRAYS.BlockRemoved([3], "GPU"), ARRAYS.BlockRemoved([3], "GPU")])
+    first.publish([stored([5], one, parent=3), ARRAYS.BlockRemoved([4], "GPU")])
+    router(front, lambda it: it["index"]["blocks"] == 2)
+    assert counted(front, "dynamo_backends_kv_unknown_blocks_total") == 1
+    assert counted(front, "dynamo_backends_kv_events_refused_total", "unknown_parent") == 1
+    first.publish([stored([3, 4], one[2 * BLOCK :], parent=2)])
+    router(front, lambda it: it["index"]["blocks"] == 4)
+    assert ask(front, one) == ("1", "kv")
+
+
+def test_messages_that_never_came_are_counted(start, publish, router):
+    model = ["--model-path", TOKENIZER]
+    server = start("run", "in=http", "out=echo", *model, "--model-name", "echo")
+    publisher = publish(replay=False)
+    events = f"tcp://127.0.0.1:{publisher.port}"
+    front = start("run", "in=http", f"out={server}", "--kv-events", events, *model)
+    publisher.wait_for_subscription()
+    publisher.publish([stored([1], prompt(10))])
+    router(front, lambda it: it["index"]["blocks"] == 1)
+    publisher.number += 5
+    publisher.publish([stored([2], prompt(11))])
+    router(front, lambda it: it["index"]["blocks"] == 2)
+    assert counted(front, "dynamo_engine_kv_lost_messages_total") == 5
+    assert counted(front, "dynamo_router_lost_publishers_total") == 1
 
 
 def test_an_engine_that_starts_anew_holds_nothing(fleet, router):
@@ -100,3 +159,4 @@ def test_an_engine_that_starts_anew_holds_nothing(fleet, router):
         return status["index"]["blocks"] == 2
 
     router(front, is_known)
+    assert counted(front, "dynamo_engine_kv_resets_total") == 1

@@ -17,6 +17,7 @@ use dynamo_llm::config::{EchoEngineOptions, ModelOptions, PreprocessOptions};
 use dynamo_llm::hub::HubOptions;
 use dynamo_mocker::{MockFleetOptions, MockerOptions};
 use dynamo_replay::config::ReplayOptions;
+use dynamo_router_service::RouterServiceOptions;
 use dynamo_routing::news::NewsOptions;
 use dynamo_runtime::config::RuntimeOptions;
 use std::ffi::OsString;
@@ -47,6 +48,8 @@ pub(crate) enum CommandKind {
     Frontend,
     /// Simulated workers.
     Mocker,
+    /// The router as a component of its own.
+    Router,
     /// Load on a server, measured.
     BenchServe,
     /// Compare routing modes in virtual time.
@@ -79,6 +82,7 @@ pub(crate) const REFERENCE: &[(&str, &str)] = &[
     ("run", "dynamo run, dynamo serve"),
     ("frontend", "dynamo frontend"),
     ("mocker", "dynamo mocker"),
+    ("router", "dynamo router"),
     ("bench-serve", "dynamo bench serve"),
     ("bench-router", "dynamo bench router"),
     ("bench-index", "dynamo bench index"),
@@ -115,6 +119,12 @@ Examples:
   dynamo bench serve --trace trace.jsonl --trace-speedup 10 a recorded day in a tenth of its time
   dynamo bench serve --turns 5 --prefix-tokens 1000 --goodput ttft:500ms,itl:50ms --report r.html";
 
+const ROUTER_HELP: &str = "\
+Examples:
+  dynamo router                                  say over HTTP where requests should go
+  dynamo router --endpoint dyn://dynamo.backend.generate --serve-endpoint dyn://routed.router.generate
+                                                 route for frontends started with --namespace routed";
+
 /// The options of a command.
 pub(crate) fn schema(command: &str) -> Schema {
     let schema = match command {
@@ -143,6 +153,12 @@ pub(crate) fn schema(command: &str) -> Schema {
             .with::<RuntimeOptions>(),
         "bench-serve" => Schema::new()
             .with::<BenchServeOptions>()
+            .with::<RuntimeOptions>(),
+        "router" => Schema::new()
+            .with::<RouterServiceOptions>()
+            .with::<RouterOptions>()
+            .with::<ModelOptions>()
+            .with::<NewsOptions>()
             .with::<RuntimeOptions>(),
         "doctor" => Schema::new()
             .with::<DoctorOptions>()
@@ -220,6 +236,9 @@ pub(crate) fn parse(surroundings: &Surroundings) -> Result<Parsed, UsageError> {
         Some(("mocker", matches)) => {
             resolve("mocker", matches, surroundings, |_| Ok(CommandKind::Mocker))
         }
+        Some(("router", matches)) => {
+            resolve("router", matches, surroundings, |_| Ok(CommandKind::Router))
+        }
         Some((_, matches)) => resolve("run", matches, surroundings, |options| {
             let words = matches.get_many::<String>("forms").into_iter().flatten();
             let namespace = &options.get::<RuntimeOptions>().namespace;
@@ -290,6 +309,12 @@ pub(crate) fn root() -> Command {
             Command::new("mocker")
                 .about("Serve simulated workers: real scheduling and KV events, invented tokens")
                 .after_help(MOCKER_HELP),
+        ))
+        .subcommand(with_options(
+            "router",
+            Command::new("router")
+                .about("Route requests as a component of its own: for frontends, and over HTTP")
+                .after_help(ROUTER_HELP),
         ))
         .subcommand(model_command())
         .subcommand(bench_command())

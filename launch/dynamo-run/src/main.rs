@@ -20,6 +20,7 @@ mod mocker;
 mod output;
 mod process;
 mod reference;
+mod router;
 mod run;
 
 use dynamo_runtime::shutdown::ExitStatus;

@@ -14,8 +14,9 @@ use dynamo_config::Source;
 use dynamo_frontend::local::LocalClient;
 use dynamo_frontend::{BoundFrontend, Frontend, FrontendMetrics, FrontendOptions};
 use dynamo_kv_router::config::RouterOptions;
+use dynamo_llm::announced_models::Scope;
 use dynamo_llm::config::{ModelOptions, PreprocessOptions};
-use dynamo_llm::model_watch::{ModelWatch, ModelWatchOptions, Scope};
+use dynamo_llm::model_watch::{ModelWatch, ModelWatchOptions};
 use dynamo_llm::preprocess::PreprocessLimits;
 use dynamo_llm::prompt_tokens::PromptTokenCache;
 use dynamo_llm::registry::ModelRegistry;
@@ -43,7 +44,7 @@ pub(crate) fn is_quiet(command: &CommandKind) -> bool {
             forms.input,
             Some(Input::Http | Input::Endpoint(_) | Input::None)
         ),
-        CommandKind::Frontend | CommandKind::Mocker => false,
+        CommandKind::Frontend | CommandKind::Mocker | CommandKind::Router => false,
         CommandKind::ModelFetch(_)
         | CommandKind::ModelShow(_)
         | CommandKind::BenchServe

@@ -102,6 +102,7 @@ async fn place(
     };
     let prompt = Prompt {
         tokens: &ids,
+        blocks: None,
         isl_tokens,
         lora: gist.model.as_deref().filter(|_| eligible.is_adapter),
         salt: salt.as_deref(),

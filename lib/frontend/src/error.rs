@@ -14,7 +14,7 @@ use std::time::Duration;
 const RETRY_DEFAULT: Duration = Duration::from_secs(1);
 
 /// The response for an error.
-pub(crate) fn error_response(error: &RequestError) -> Response {
+pub fn error_response(error: &RequestError) -> Response {
     if error.code.blame() == Blame::Internal {
         tracing::error!(%error, "request failed by a defect of this service");
     }
@@ -42,7 +42,7 @@ pub(crate) fn error_response(error: &RequestError) -> Response {
 }
 
 /// A response with a JSON body.
-pub(crate) fn json_response<T: Serialize>(status: StatusCode, value: &T) -> Response {
+pub fn json_response<T: Serialize>(status: StatusCode, value: &T) -> Response {
     let (status, body) = match serde_json::to_vec(value) {
         Ok(body) => (status, body),
         // Nothing that is answered here fails to serialise; if it did, saying so beats half of it.

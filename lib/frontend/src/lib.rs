@@ -35,6 +35,8 @@ mod service;
 
 pub use auth::{KeyFileError, parse_key_file};
 pub use config::FrontendOptions;
+pub use error::{error_response, json_response};
 pub use metrics::FrontendMetrics;
+pub use metrics::show_routers_of;
 pub use routes::ROUTES;
 pub use server::{BindError, BoundFrontend, Drained, Frontend};

@@ -18,6 +18,7 @@ pub(crate) use models::show_models;
 pub(crate) use prompt_tokens::show_prompt_tokens;
 pub(crate) use request::{RequestKind, RequestMetrics};
 pub(crate) use routing::show_routers;
+pub use routing::show_routers_of;
 
 use declare::Declare;
 use dynamo_runtime::telemetry::{MetricsError, MetricsRegistry};

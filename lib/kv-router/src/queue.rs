@@ -287,6 +287,16 @@ impl<T> Queue<T> {
         })
     }
 
+    /// Tells what an admitted request really costs its tenant. When it came, and that was what it
+    /// was admitted for, other blocks were cached.
+    pub fn correct(&mut self, served: &mut Served, uncached_tokens: u64) {
+        let tokens = uncached_tokens.max(1);
+        if let Some(level) = self.levels.get_mut(&Reverse(served.strict_priority)) {
+            level.correct(Tenant(served.tenant), served.tokens, tokens);
+        }
+        served.tokens = tokens;
+    }
+
     /// The first request, if any waits.
     pub fn head(&self) -> Option<Head> {
         let level = self.levels.values().find(|it| !it.order.is_empty())?;
@@ -441,18 +451,31 @@ impl Level {
 
     /// Moves a tenant's time on by what was served to it.
     fn serve(&mut self, tenant: Tenant, tokens: u64) {
-        let Some(line) = self.tenants.get_mut(&tenant) else {
-            return;
-        };
+        if let Some(before) = self.move_time(tenant, |time| time.saturating_add(tokens)) {
+            self.clock = self.clock.max(before);
+            self.forget_rested();
+        }
+    }
+
+    /// Takes back what was said to be served to a tenant last, for what was.
+    fn correct(&mut self, tenant: Tenant, said: u64, tokens: u64) {
+        self.move_time(tenant, |time| {
+            time.saturating_sub(said).saturating_add(tokens)
+        });
+        self.forget_rested();
+    }
+
+    /// Changes a tenant's time. Answers what it was.
+    fn move_time(&mut self, tenant: Tenant, to: impl FnOnce(u64) -> u64) -> Option<u64> {
+        let line = self.tenants.get_mut(&tenant)?;
         let before = line.time;
-        line.time = before.saturating_add(tokens);
-        self.clock = self.clock.max(before);
+        line.time = to(before);
         if self.order.remove(&(before, tenant)) {
             self.order.insert((line.time, tenant));
         } else if self.resting.remove(&(before, tenant)) {
             self.resting.insert((line.time, tenant));
         }
-        self.forget_rested();
+        Some(before)
     }
 
     /// Moves a tenant's time on by what another replica served to it.

@@ -203,11 +203,17 @@ impl Router {
             do_plain_wait |= room == 0 && kept.is_plain();
             room
         })?;
-        self.publish(|| Change::Served(admitted.served));
         let waited = now.saturating_sub(admitted.arrived);
         let request = admitted.item.as_request();
         self.load_overlaps(request.hashes, |list| find(request.hashes, list));
         let placed = self.place(&request, now, waited, random);
+        let mut served = admitted.served;
+        if let Ok(placed) = &placed {
+            let ticket = &placed.ticket;
+            let tokens = ticket.isl_tokens.saturating_sub(ticket.predicted_tokens);
+            self.queue.correct(&mut served, tokens);
+        }
+        self.publish(|| Change::Served(served));
         Some(Released {
             place: admitted.place,
             result: placed.map_err(Refusal::from),

@@ -1,5 +1,6 @@
 //! Model cards, chat templates, tokenizers and the request pipeline.
 
+pub mod announced_models;
 pub mod byte_tokenizer;
 pub mod card;
 pub mod config;
@@ -15,6 +16,7 @@ pub mod preprocess;
 pub mod prompt_tokens;
 pub mod registry;
 pub mod remote;
+pub mod routed_models;
 pub mod template;
 pub mod tokenizer;
 pub mod worker;

@@ -1,5 +1,5 @@
 //! Which models a frontend serves, given what processes announce. Pure: the shell that builds
-//! and drops pipelines is [`crate::model_watch`].
+//! and drops pipelines is [`crate::announced_models`].
 //!
 //! A model is a name, an endpoint and a checksum over everything that shapes its answers. All
 //! processes that announce the same three are its workers. Another process that announces the

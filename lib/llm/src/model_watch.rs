@@ -1,48 +1,27 @@
 //! Keeps a registry of models like discovery: builds a pipeline for each model that workers
 //! announce, and takes it away with the last of them.
 //!
-//! What to serve is decided by [`crate::model_set`]; this file watches, fetches and builds.
+//! Who is there is [`crate::announced_models`]' business; this file fetches and builds.
 //!
-//! Invariants
-//! - A model is listed only when its tokenizer and template are loaded and checked.
-//! - A model that cannot be built (a wrong artefact hash, a vocabulary this build cannot read) is
-//!   reported once and tried again when its announcements change or `RETRY_INTERVAL` is over; it
-//!   holds up the others for no longer than a fetch may take.
-//! - A stale view removes nothing.
+//! Invariant: a model is listed only when its tokenizer and template are loaded and checked.
 
+use crate::announced_models::{Catalogue, Follower, Scope, sources};
 use crate::card::{GgufVocabulary, ModelAssets, ModelCard};
 use crate::model::ServedModel;
-use crate::model_set::{Announced, MODEL_CARD_KIND, ModelIdentity, Plan, plan};
+use crate::model_set::Announced;
 use crate::registry::ModelRegistry;
 use crate::remote::RemoteEngine;
-use crate::worker::artefact_endpoint;
 use dynamo_kv_router::config::RouterOptions;
-use dynamo_runtime::artefact::{ArtefactError, ArtefactFetcher, ArtefactSource};
+use dynamo_runtime::artefact::{ArtefactError, ArtefactFetcher};
 use dynamo_runtime::component::DistributedRuntime;
-use dynamo_runtime::discovery::{ArtefactRef, EndpointId, NameError, View};
-use std::collections::{BTreeMap, BTreeSet};
+use dynamo_runtime::discovery::{ArtefactRef, NameError, View};
+use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::time::sleep;
-
-/// How long a model that could not be built is left alone.
-const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Reads vocabularies of GGUF files, where the build has an engine that can.
 pub type SharedVocabulary = Option<Arc<dyn GgufVocabulary>>;
-
-/// Whose models a frontend serves.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Scope {
-    /// Everybody's.
-    All,
-    /// Those of one namespace's components.
-    Namespace(String),
-    /// Those of one endpoint's instances.
-    Endpoint(EndpointId),
-}
 
 /// What a frontend serves of what is announced.
 #[derive(Debug, Clone)]
@@ -56,15 +35,18 @@ pub struct ModelWatchOptions {
 }
 
 /// The watcher.
+#[derive(Debug)]
 pub struct ModelWatch {
+    follower: Follower<Pipelines>,
+}
+
+/// What builds the models' pipelines.
+struct Pipelines {
     runtime: DistributedRuntime,
     registry: ModelRegistry,
-    options: ModelWatchOptions,
+    router: RouterOptions,
     vocabulary: SharedVocabulary,
     fetcher: ArtefactFetcher,
-    served: BTreeMap<String, ModelIdentity>,
-    /// What was reported already, so that each trouble is one line and not one per event.
-    reported: BTreeSet<String>,
 }
 
 /// Why an announced model is not served.
@@ -82,22 +64,11 @@ enum BuildError {
     Compute(#[from] dynamo_runtime::environment::ComputeError),
 }
 
-impl std::fmt::Debug for ModelWatch {
+impl std::fmt::Debug for Pipelines {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ModelWatch")
-            .field("options", &self.options)
-            .field("served", &self.served)
+        f.debug_struct("Pipelines")
+            .field("router", &self.router)
             .finish_non_exhaustive()
-    }
-}
-
-impl Scope {
-    fn contains(&self, endpoint: &EndpointId) -> bool {
-        match self {
-            Self::All => true,
-            Self::Namespace(only) => only == endpoint.namespace(),
-            Self::Endpoint(only) => only == endpoint,
-        }
     }
 }
 
@@ -111,112 +82,41 @@ impl ModelWatch {
     ) -> Self {
         let plane = Arc::clone(runtime.request_plane());
         let environment = runtime.environment().clone();
-        Self {
-            fetcher: ArtefactFetcher::new(environment, plane, options.cache.clone()),
+        let pipelines = Pipelines {
+            fetcher: ArtefactFetcher::new(environment, plane, options.cache),
             runtime: runtime.clone(),
             registry,
-            options,
+            router: options.router,
             vocabulary,
-            served: BTreeMap::new(),
-            reported: BTreeSet::new(),
+        };
+        Self {
+            follower: Follower::new(options.scope, pipelines),
         }
     }
 
     /// Follows discovery until dropped.
-    pub async fn run(mut self) {
-        let mut events = self.runtime.discovery().watch();
-        let mut view = View::default();
-        let mut complete = true;
-        loop {
-            let retry = async {
-                match complete {
-                    true => std::future::pending().await,
-                    false => sleep(RETRY_INTERVAL).await,
-                }
-            };
-            let goes_on = tokio::select! {
-                biased;
-                goes_on = events.update(&mut view) => goes_on,
-                () = retry => true,
-            };
-            if !goes_on {
-                return;
-            }
-            complete = self.reconcile(&view).await;
-        }
+    pub async fn run(self) {
+        let runtime = self.follower.catalogue.runtime.clone();
+        self.follower.run(&runtime).await;
+    }
+}
+
+impl Catalogue for Pipelines {
+    type Error = BuildError;
+
+    async fn take_in(&self, workers: &[Announced], view: &View) -> Result<(), BuildError> {
+        let model = self.build(workers, view).await?;
+        let name = workers[0].card.name.clone();
+        self.registry.add(name, Arc::new(model));
+        Ok(())
     }
 
-    /// Serves what is announced. Says whether everything could be.
-    async fn reconcile(&mut self, view: &View) -> bool {
-        if view.stale_since().is_some() {
-            return true;
-        }
-        let announced = self.announced(view);
-        let Plan {
-            remove,
-            add,
-            refused,
-        } = plan(&self.served, &announced);
-        for name in remove {
-            self.served.remove(&name);
-            self.registry.remove(&name);
-            tracing::info!(model = name, "model is gone: its last worker left");
-        }
-        for (name, process) in refused {
-            self.report(&format!(
-                "instance {process:x} announces another model under the name {name}; it is not \
-                 used while the first has workers",
-                process = process.get()
-            ));
-        }
-        let mut complete = true;
-        for (name, workers) in add {
-            match self.build(&workers, view).await {
-                Ok(model) => {
-                    self.served
-                        .insert(name.clone(), workers[0].identity.clone());
-                    tracing::info!(model = name, endpoint = %workers[0].identity.endpoint, "model is served");
-                    self.registry.add(name, Arc::new(model));
-                }
-                Err(error) => {
-                    complete = false;
-                    self.report(&format!(
-                        "model {name} is announced and cannot be served: {error}"
-                    ));
-                }
-            }
-        }
-        complete
+    fn remove(&self, name: &str) {
+        self.registry.remove(name);
     }
+}
 
-    fn report(&mut self, trouble: &str) {
-        if self.reported.insert(trouble.to_owned()) {
-            tracing::warn!("{trouble}");
-        }
-    }
-
-    fn announced(&self, view: &View) -> Vec<Announced> {
-        let mut announced = Vec::new();
-        for (process, record) in view.processes() {
-            for card in &record.cards {
-                let wanted = self.options.scope.contains(&card.endpoint);
-                // A card without its instance is on its way in or out.
-                let served = record
-                    .instances
-                    .iter()
-                    .any(|it| it.endpoint == card.endpoint);
-                if card.kind == MODEL_CARD_KIND && wanted && served {
-                    announced.push(Announced {
-                        process: *process,
-                        identity: ModelIdentity::of(card),
-                        card: card.clone(),
-                    });
-                }
-            }
-        }
-        announced
-    }
-
+impl Pipelines {
     async fn build(&self, workers: &[Announced], view: &View) -> Result<ServedModel, BuildError> {
         let record = &workers[0].card;
         let card: ModelCard = serde_json::from_value(record.body.clone())?;
@@ -242,8 +142,9 @@ impl ModelWatch {
         } = load.await??;
         let identity = &workers[0].identity;
         let block_size = NonZeroU32::new(card.kv_block_size).unwrap_or(NonZeroU32::MIN);
-        let options = &self.options.router;
+        let options = &self.router;
         let engine = RemoteEngine::new(&self.runtime, &record.name, identity, block_size, options)?;
+        let engine = engine.asking_routers(card.runtime.is_router);
         engine.ready().await;
         Ok(ServedModel {
             card,
@@ -253,23 +154,4 @@ impl ModelWatch {
             engine: Arc::new(engine),
         })
     }
-}
-
-/// Who can be asked for a model's artefacts.
-fn sources(workers: &[Announced], view: &View) -> Result<Vec<ArtefactSource>, NameError> {
-    let mut sources = Vec::new();
-    for worker in workers {
-        let endpoint = artefact_endpoint(&worker.identity.endpoint)?;
-        let Some(record) = view.processes().get(&worker.process) else {
-            continue;
-        };
-        if let Some(instance) = record.instances.iter().find(|it| it.endpoint == endpoint) {
-            sources.push(ArtefactSource {
-                instance: worker.process,
-                address: instance.address.clone(),
-                endpoint: endpoint.clone(),
-            });
-        }
-    }
-    Ok(sources)
 }

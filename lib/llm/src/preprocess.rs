@@ -227,6 +227,7 @@ impl Common {
                     priority: self.priority,
                     dp_rank: None,
                     kv_transfer_params: None,
+                    hints: None,
                 });
             }
             echoes.push(prompt.echo);

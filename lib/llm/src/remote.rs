@@ -13,9 +13,10 @@ use dynamo_protocols::engine::{
 };
 use dynamo_protocols::error::ErrorCode;
 use dynamo_protocols::load::LoadReport;
+use dynamo_protocols::routing::RouteSlip;
 use dynamo_routing::news::news_endpoint;
 use dynamo_routing::replicas::bookings_endpoint;
-use dynamo_routing::{RouterSetup, WorkerRouter};
+use dynamo_routing::{RoutedCall, RouterSetup, WorkerRouter};
 use dynamo_runtime::component::client::{Call, Policy};
 use dynamo_runtime::component::{DistributedRuntime, InstanceFilter, TypedClient};
 use dynamo_runtime::discovery::{EndpointId, NameError, ProcessRecord};
@@ -33,6 +34,8 @@ pub struct RemoteEngine {
     generate: TypedClient<EngineRequest, EngineOutput>,
     embed: TypedClient<EmbedRequest, EmbedResponse>,
     router: Arc<WorkerRouter>,
+    /// Those it asks are routers.
+    asks_routers: bool,
 }
 
 impl RemoteEngine {
@@ -67,7 +70,34 @@ impl RemoteEngine {
             generate,
             embed: runtime.endpoint(embed).typed_client_of(accepted),
             router: Arc::new(router),
+            asks_routers: false,
         })
+    }
+
+    /// The same, with requests going to routers, which are told what requests ask of a choice.
+    #[must_use]
+    pub fn asking_routers(mut self, asks_routers: bool) -> Self {
+        self.asks_routers = asks_routers;
+        self
+    }
+
+    /// Chooses among routers, and has the chosen one told what the request asks of a choice: that
+    /// is about its workers, not about these.
+    async fn route_to_router(
+        &self,
+        request: &mut EngineRequest,
+        context: &mut RequestContext,
+    ) -> Result<RoutedCall, RequestError> {
+        let own = Arc::new(RouteSlip::default());
+        let slip = context.route.replace(Arc::clone(&own));
+        if let Some(slip) = &slip {
+            request.hints = Some(Box::new(slip.hints.clone()));
+        }
+        let routed = self.router.route(request, context).await?;
+        if let (Some(slip), Some(choice)) = (slip, own.routed()) {
+            slip.write(choice);
+        }
+        Ok(routed)
     }
 
     /// Who picks its workers.
@@ -98,11 +128,14 @@ fn announces(process: &ProcessRecord, name: &str, identity: &ModelIdentity) -> b
 impl Engine for RemoteEngine {
     fn generate(
         &self,
-        request: EngineRequest,
-        context: RequestContext,
+        mut request: EngineRequest,
+        mut context: RequestContext,
     ) -> BoxFuture<'_, Result<EngineStream, RequestError>> {
         Box::pin(async move {
-            let routed = self.router.route(&request, &context).await?;
+            let routed = match self.asks_routers {
+                false => self.router.route(&request, &context).await?,
+                true => self.route_to_router(&mut request, &mut context).await?,
+            };
             let call = Call {
                 choice: request.choice,
                 start_position: request.generated_ids.len() as u64,

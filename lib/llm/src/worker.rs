@@ -12,7 +12,7 @@ pub use observed::WorkerTelemetry;
 
 use crate::model_set::MODEL_CARD_KIND;
 use crate::remote::embed_endpoint;
-use crate::worker::observed::Observed;
+use crate::worker::observed::{Observed, Shown};
 use dynamo_protocols::RequestError;
 use dynamo_protocols::engine::{
     EmbedRequest, EmbedResponse, Engine, EngineOutput, EngineRequest, RequestContext,
@@ -51,6 +51,7 @@ pub struct Worker {
     card: CardRecord,
     /// Generating first, the rest after it.
     served: Vec<ServedEndpoint>,
+    shown: Vec<Shown>,
     news: NewsPublisher,
 }
 
@@ -92,10 +93,17 @@ impl Worker {
         let told = Arc::clone(&engine);
         let news = NewsPublisher::start(runtime, name, told, &telemetry.news).await?;
         let generate = generate_handler(Arc::clone(&engine));
-        let mut served = vec![place.serve(endpoint.clone(), generate).await?];
+        let (mut served, mut shown) = (Vec::new(), Vec::new());
+        let mut serve = async |endpoint, handler| {
+            let (endpoint, metrics) = place.serve(endpoint, handler).await?;
+            served.push(endpoint);
+            shown.push(metrics);
+            Ok::<_, WorkerError>(())
+        };
+        serve(endpoint.clone(), generate).await?;
         if offer.embeds {
             let embed = embed_handler(engine);
-            served.push(place.serve(embed_endpoint(endpoint)?, embed).await?);
+            serve(embed_endpoint(endpoint)?, embed).await?;
         }
         let store = ArtefactStore::new(runtime.environment().clone());
         let mut artefacts = Vec::new();
@@ -105,7 +113,7 @@ impl Worker {
         }
         if !artefacts.is_empty() {
             let id = artefact_endpoint(endpoint)?;
-            served.push(place.serve(id, Arc::new(store)).await?);
+            serve(id, Arc::new(store)).await?;
         }
         let card = CardRecord {
             kind: MODEL_CARD_KIND.to_owned(),
@@ -123,6 +131,7 @@ impl Worker {
             runtime: runtime.clone(),
             card,
             served,
+            shown,
             news,
         })
     }
@@ -145,6 +154,7 @@ impl Worker {
         }
         // Together: none of them may take requests while another one finishes its own.
         join_all(self.served.into_iter().map(ServedEndpoint::drain)).await;
+        drop(self.shown);
         // Last: until then it is of use to know how busy the worker is.
         self.news.close().await;
     }
@@ -170,14 +180,15 @@ impl Place<'_> {
         &self,
         endpoint: EndpointId,
         handler: Arc<dyn Handler>,
-    ) -> Result<ServedEndpoint, WorkerError> {
+    ) -> Result<(ServedEndpoint, Shown), WorkerError> {
         let environment = self.runtime.environment().clone();
         let observed = Observed::new(handler, environment, self.telemetry.sampler);
         let serving = self.runtime.endpoint(endpoint.clone());
         let handler: Arc<dyn Handler> = observed.clone();
         let served = serving.serve_bytes(handler, Metadata::new()).await?;
-        observed.register(&self.telemetry.metrics, &endpoint, served.instance())?;
-        Ok(served)
+        let metrics = &self.telemetry.metrics;
+        let shown = observed.register(metrics, &endpoint, served.instance())?;
+        Ok((served, shown))
     }
 }
 

@@ -21,7 +21,7 @@
 use crate::error::{ErrorCode, RequestError};
 use crate::kv::{KvEventBatch, KvTransfer};
 use crate::load::LoadReport;
-use crate::routing::RouteSlip;
+use crate::routing::{RouteHints, RouteSlip};
 use futures_core::Stream;
 use futures_core::future::BoxFuture;
 use serde::{Deserialize, Serialize};
@@ -152,6 +152,10 @@ pub struct EngineRequest {
     /// Transfer parameters in the engine's own form, carried through unread.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kv_transfer_params: Option<serde_json::Value>,
+    /// What the request asks of the choice of its worker, if whoever gets it is a router and no
+    /// engine yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hints: Option<Box<RouteHints>>,
 }
 
 impl EngineRequest {

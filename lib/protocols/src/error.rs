@@ -97,6 +97,8 @@ error_codes! {
     ModelNotFound = "model_not_found", Client, 404;
     /// No such route.
     RouteNotFound = "route_not_found", Client, 404;
+    /// No reservation of this id is held, or not any more.
+    ReservationNotFound = "reservation_not_found", Client, 404;
     /// The route exists and not for this HTTP method.
     MethodNotAllowed = "method_not_allowed", Client, 405;
     /// The client was too slow to send its request.

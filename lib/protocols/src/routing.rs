@@ -2,14 +2,17 @@
 //!
 //! Both travel with the request's context inside one process: the part that talks to the client
 //! fills in the wishes, whoever picks the worker writes down the choice, and engines see neither.
+//! To a router that is a process of its own the wishes go with the request.
 
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// What a request asks of whoever picks its worker. Nothing of it is needed.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct RouteHints {
     /// The conversation it belongs to.
     pub session: Option<Arc<str>>,

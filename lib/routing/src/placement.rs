@@ -6,6 +6,7 @@ use crate::question::Question;
 use crate::router::{CANCELLED, Shared};
 use dynamo_kv_router::WorkerKey;
 use dynamo_kv_router::decision_log::{End, Outcome};
+use dynamo_kv_router::mode::RouterMode;
 use dynamo_kv_router::router::Placed;
 use std::fmt;
 use std::sync::Arc;
@@ -91,6 +92,22 @@ impl Placement {
             let Some(next) = next else { return };
             self.next_block = next;
         }
+    }
+
+    /// The prompt is computed.
+    pub fn prefill_complete(&mut self) {
+        self.generated(1);
+    }
+
+    /// The worker has filled a block with output, however many tokens that took.
+    pub fn output_block(&mut self) {
+        let left = self.next_block.saturating_sub(self.generated);
+        self.generated(left.max(1));
+    }
+
+    /// How workers are picked.
+    pub fn mode(&self) -> RouterMode {
+        self.placed.mode
     }
 
     /// The answer is over; `cached_tokens` of the prompt were in the worker's cache, if it said so.

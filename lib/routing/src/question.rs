@@ -15,6 +15,8 @@ use std::time::Duration;
 pub struct Prompt<'a> {
     /// Its tokens; empty where they are not known.
     pub tokens: &'a [u32],
+    /// Hashes of its full blocks, in place of its tokens.
+    pub blocks: Option<&'a [u64]>,
     /// How many it has, estimated where the tokens are not known.
     pub isl_tokens: u64,
     /// The LoRA adapter that blocks are hashed with.
@@ -66,9 +68,15 @@ impl Question {
     ) -> Self {
         let named = slip.as_ref().and_then(|slip| slip.hints.instance);
         let context = HashContext::of(prompt.lora, prompt.salt);
-        let blocks = block_hashes(prompt.tokens, block_size.get() as usize, &context);
+        let hashes = match prompt.blocks {
+            Some(blocks) => sequence_hashes(blocks),
+            None => {
+                let size = block_size.get() as usize;
+                sequence_hashes(&block_hashes(prompt.tokens, size, &context))
+            }
+        };
         Self {
-            hashes: sequence_hashes(&blocks),
+            hashes,
             isl_tokens: prompt.isl_tokens,
             // Who has the adapter is said by who is allowed.
             lora: None,

@@ -1,5 +1,5 @@
-//! Replicas of a router tell each other what they book, so that each sees the load that all make,
-//! and which worker a conversation is with.
+//! Replicas of a router tell each other what they book, which worker a conversation is with, and
+//! who is next of those that wait, so that all see the load that all make and take turns.
 //!
 //! Each publishes a channel whose state is its router's own snapshot, and follows the others'. A
 //! request only puts its steps into the router's outbox; a task takes them out and sends what
@@ -12,7 +12,8 @@
 //!   own bound on bookings without a sign of life holds besides.
 //! - Locks are taken in one order, the channel's before the router's, and a batch at a time.
 //!
-//! What is not exchanged: who waits in the queue, tenants' shares in it, the log of decisions.
+//! What is not exchanged: the requests that wait, but for what the first of each replica stands
+//! for; the counts behind the queue's limits; hit rates and the log of decisions.
 
 use crate::router::Shared;
 use bytes::Bytes;

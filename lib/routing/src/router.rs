@@ -12,40 +12,40 @@
 //! [`Accounted`](crate::account::Accounted) tells the router how far the answer is.
 
 mod fed;
+mod hearing;
+mod waiting;
 
 pub use fed::{FedSetup, RouterFeed};
+pub use hearing::NewsCounts;
 
 use crate::call::RoutedCall;
-use crate::members::{Leavers, Members};
+use crate::members::Members;
 use crate::question::Question;
 use crate::replicas::{self, ReplicaCounts, Replicas};
+use dynamo_kv_router::WorkerKey;
 use dynamo_kv_router::config::RouterOptions;
-use dynamo_kv_router::cost::WorkerOverlap;
 use dynamo_kv_router::decision_log::{End, Outcome};
 use dynamo_kv_router::explain::Explanation;
-use dynamo_kv_router::index::{Matches, SharedIndex, TierEvent};
+use dynamo_kv_router::index::{Matches, SharedIndex};
 use dynamo_kv_router::queue::{Place, QueueRefusal};
-use dynamo_kv_router::router::{Changes, Placed, Refusal, Released, Router, Submitted, Ticket};
-use dynamo_kv_router::{Slot, Tier, WorkerKey};
+use dynamo_kv_router::router::{Changes, Placed, Refusal, Router, Submitted, Ticket};
 use dynamo_protocols::engine::{EngineRequest, RequestContext};
-use dynamo_protocols::worker_event::{WorkerEvent, WorkerNews};
 use dynamo_protocols::{ErrorCode, RequestError};
 use dynamo_runtime::Environment;
 use dynamo_runtime::component::{DistributedRuntime, Instance, InstanceFilter};
 use dynamo_runtime::discovery::EndpointId;
-use dynamo_runtime::event_plane::{
-    DirectEventPlane, EventPlane, News, PublisherNews, Subscription,
-};
+use dynamo_runtime::event_plane::{DirectEventPlane, EventPlane};
+use hearing::{Told, follow};
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{Notify, oneshot, watch};
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 use tokio_util::sync::DropGuard;
+use waiting::{Waiting, pump};
 
 /// What a router is made of.
 pub struct RouterSetup {
@@ -95,36 +95,10 @@ struct Core {
     waiters: HashMap<Place, oneshot::Sender<Result<Placed, Refusal>>>,
 }
 
-/// What became of the workers' news.
-#[derive(Debug, Default)]
-pub(crate) struct Told {
-    events: AtomicU64,
-    snapshots: AtomicU64,
-    malformed: AtomicU64,
-    losses: AtomicU64,
-    lag_ms: AtomicU64,
-}
-
-/// The workers' news in numbers.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
-pub struct NewsCounts {
-    /// Events heard.
-    pub events: u64,
-    /// Snapshots heard: one for each worker at first, and one for each gap that was too wide.
-    pub snapshots: u64,
-    /// News that could not be read.
-    pub malformed: u64,
-    /// Times that a publisher was out of reach.
-    pub losses: u64,
-    /// Age of the last event when it was heard, in milliseconds, by both clocks.
-    pub lag_ms: u64,
-}
-
-/// A place in the queue. Dropping it gives the place up.
-struct Waiting {
-    shared: Arc<Shared>,
-    place: Place,
-    answer: oneshot::Receiver<Result<Placed, Refusal>>,
+impl Core {
+    fn parts(&mut self) -> (&mut Router, &mut Members) {
+        (&mut self.router, &mut self.members)
+    }
 }
 
 impl fmt::Debug for RouterSetup {
@@ -183,17 +157,7 @@ impl WorkerRouter {
     ) -> Result<RoutedCall, RequestError> {
         let shared = &self.shared;
         let question = Question::new(request, context.route.clone(), shared.block_size);
-        if shared.min_workers > 0 {
-            shared.enough_workers()?;
-        }
-        let began = Instant::now();
-        let seed = shared.environment.random.next_u64();
-        let explanation = shared.explanation(&question, &[], seed);
-        let placed = match shared.submit(&question, &[], seed)? {
-            Ok(placed) => placed,
-            Err(waiting) => waiting.wait().await?,
-        };
-        question.write_slip(&placed, began.elapsed(), explanation);
+        let placed = shared.place(&question).await?;
         Ok(RoutedCall::new(Arc::clone(shared), question, placed))
     }
 
@@ -284,6 +248,23 @@ impl Shared {
     pub(crate) fn has_ranks(&self, instance: u64) -> bool {
         let core = self.core.lock();
         core.members.slots_of(instance).nth(1).is_some()
+    }
+
+    /// Finds a worker; waits for one if all are saturated. Dropping the future gives the place in
+    /// the queue up.
+    async fn place(self: &Arc<Self>, question: &Question) -> Result<Placed, RequestError> {
+        if self.min_workers > 0 {
+            self.enough_workers()?;
+        }
+        let began = Instant::now();
+        let seed = self.environment.random.next_u64();
+        let explanation = self.explanation(question, &[], seed);
+        let placed = match self.submit(question, &[], seed)? {
+            Ok(placed) => placed,
+            Err(waiting) => waiting.wait().await?,
+        };
+        question.write_slip(&placed, began.elapsed(), explanation);
+        Ok(placed)
     }
 
     /// Finds a worker, or a place in the queue.
@@ -430,161 +411,6 @@ impl Shared {
             ),
         ))
     }
-
-    /// Lets go whoever can, and refuses whoever has waited for too long. Says when to look again.
-    fn release_waiting(&self) -> Option<Duration> {
-        let now = self.now();
-        let mut random = || self.environment.random.next_u64();
-        let mut matches = Matches::new();
-        let mut find = |hashes: &[u64], list: &mut Vec<WorkerOverlap>| {
-            self.index.find(hashes, &mut matches);
-            list.extend_from_slice(matches.overlaps());
-        };
-        let mut core = self.core.lock();
-        let core = &mut *core;
-        while let Some(Released { place, result }) = core.router.tick(now, &mut random, &mut find) {
-            let waiter = core.waiters.remove(&place);
-            let unheard = match waiter {
-                Some(waiter) => waiter.send(result).err(),
-                None => Some(result),
-            };
-            if let Some(Ok(placed)) = unheard {
-                core.router.end(&placed.ticket, CANCELLED);
-            }
-        }
-        self.tell(&core.router);
-        let next = core.router.next_expiry()?;
-        Some(next.saturating_sub(now))
-    }
-
-    // === what workers tell ===
-
-    fn set_instances(&self, instances: &[Instance]) {
-        let present: Vec<u64> = instances.iter().map(|it| it.id.get()).collect();
-        self.set_present(&present);
-    }
-
-    fn set_present(&self, present: &[u64]) {
-        let leavers = {
-            let mut core = self.core.lock();
-            let Core {
-                router, members, ..
-            } = &mut *core;
-            members.set_instances(router, present)
-        };
-        self.clear(&leavers);
-        self.wake(&self.core.lock());
-    }
-
-    fn hear(&self, PublisherNews { publisher, news }: PublisherNews) {
-        let instance = publisher.get();
-        match news {
-            News::Snapshot(pieces) => {
-                self.told.snapshots.fetch_add(1, Ordering::Relaxed);
-                self.snapshot(instance, &pieces);
-            }
-            News::Events(events) => {
-                for event in &events {
-                    if let Some(event) = self.told.read(event, &self.environment) {
-                        self.event(instance, event);
-                    }
-                }
-            }
-            News::Lost => {
-                // What it held is still the best guess; discovery says when it is gone.
-                self.told.losses.fetch_add(1, Ordering::Relaxed);
-            }
-            News::Gone => {
-                let leavers = {
-                    let mut core = self.core.lock();
-                    let Core {
-                        router, members, ..
-                    } = &mut *core;
-                    members.lose(router, instance)
-                };
-                self.clear(&leavers);
-            }
-        }
-        self.wake(&self.core.lock());
-    }
-
-    fn event(&self, instance: u64, event: WorkerEvent) {
-        let worker = WorkerKey {
-            instance,
-            dp_rank: event.dp_rank,
-        };
-        let slot = {
-            let mut core = self.core.lock();
-            let Core {
-                router, members, ..
-            } = &mut *core;
-            let slot = members.hear(router, worker);
-            match &event.news {
-                WorkerNews::Kv(_) => members.tells_kv(router, worker),
-                WorkerNews::Load(load) => members.load(router, worker, load.clone()),
-            }
-            slot
-        };
-        if let (WorkerNews::Kv(batch), Some(slot)) = (event.news, slot) {
-            for event in &batch.events {
-                self.index.apply(slot, Tier::Device, event);
-            }
-        }
-    }
-
-    /// Takes over all that a worker says of itself, in place of what it said before.
-    fn snapshot(&self, instance: u64, pieces: &[bytes::Bytes]) {
-        let mut held: BTreeMap<Slot, Vec<TierEvent>> = BTreeMap::new();
-        {
-            let core = self.core.lock();
-            // Ranks that the snapshot does not name hold nothing.
-            held.extend(
-                core.members
-                    .slots_of(instance)
-                    .map(|slot| (slot, Vec::new())),
-            );
-        }
-        for piece in pieces {
-            let Some(event) = self.told.read(piece, &self.environment) else {
-                continue;
-            };
-            let worker = WorkerKey {
-                instance,
-                dp_rank: event.dp_rank,
-            };
-            let mut core = self.core.lock();
-            let Core {
-                router, members, ..
-            } = &mut *core;
-            let Some(slot) = members.hear(router, worker) else {
-                continue;
-            };
-            match event.news {
-                WorkerNews::Kv(batch) => {
-                    members.tells_kv(router, worker);
-                    let tier = Tier::Device;
-                    let events = batch.events.into_iter();
-                    let events = events.map(|event| TierEvent { tier, event });
-                    held.entry(slot).or_default().extend(events);
-                }
-                WorkerNews::Load(load) => members.load(router, worker, load),
-            }
-        }
-        for (slot, events) in held {
-            self.index.replace(slot, &events);
-        }
-    }
-
-    fn clear(&self, leavers: &Leavers) {
-        for slot in leavers {
-            self.index.clear(*slot);
-        }
-        let mut core = self.core.lock();
-        for slot in leavers {
-            core.router.cache_cleared(*slot);
-        }
-        core.members.release(leavers);
-    }
 }
 
 /// The outcome of a request whose client went away before it began.
@@ -603,112 +429,5 @@ fn bits(mut state: u64) -> impl FnMut() -> u64 {
         bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         bits = (bits ^ (bits >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         bits ^ (bits >> 31)
-    }
-}
-
-/// Keeps the router like discovery and like what workers tell, until cancelled.
-async fn follow(
-    shared: Arc<Shared>,
-    mut instances: watch::Receiver<Option<Arc<[Instance]>>>,
-    mut news: Subscription,
-) {
-    let mut discovery_lives = true;
-    loop {
-        let present = instances.borrow_and_update().clone();
-        if let Some(present) = present {
-            shared.set_instances(&present);
-        }
-        loop {
-            tokio::select! {
-                biased;
-                changed = instances.changed(), if discovery_lives => {
-                    discovery_lives = changed.is_ok();
-                    break;
-                }
-                heard = news.next() => match heard {
-                    Some(heard) => shared.hear(heard),
-                    None => return,
-                },
-            }
-        }
-    }
-}
-
-/// Lets waiting requests go when something happened, and refuses them when their time is up.
-async fn pump(shared: Arc<Shared>) {
-    loop {
-        let next = shared.release_waiting();
-        let expiry = async {
-            match next {
-                Some(wait) => sleep(wait).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            biased;
-            () = shared.pump.notified() => {}
-            () = expiry => {}
-        }
-    }
-}
-
-// === impl Waiting ===
-
-impl Waiting {
-    async fn wait(mut self) -> Result<Placed, RequestError> {
-        match (&mut self.answer).await {
-            Ok(answer) => answer.map_err(RequestError::from),
-            // The queue's task ends with the process.
-            Err(_) => Err(RequestError::new(
-                ErrorCode::Draining,
-                "this process is stopping; try again",
-            )),
-        }
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        let mut core = self.shared.core.lock();
-        core.waiters.remove(&self.place);
-        core.router.cancel(self.place);
-        // Placed in the moment that its client left.
-        if let Ok(Ok(placed)) = self.answer.try_recv() {
-            core.router.end(&placed.ticket, CANCELLED);
-            self.shared.wake(&core);
-        }
-    }
-}
-
-// === impl Told ===
-
-impl Told {
-    fn read(&self, bytes: &[u8], environment: &Environment) -> Option<WorkerEvent> {
-        match rmp_serde::from_slice::<WorkerEvent>(bytes) {
-            Ok(event) => {
-                self.events.fetch_add(1, Ordering::Relaxed);
-                let now = environment.clock.unix_time().as_millis();
-                let now = u64::try_from(now).unwrap_or(u64::MAX);
-                let lag = now.saturating_sub(event.sent_at_ms);
-                self.lag_ms.store(lag, Ordering::Relaxed);
-                Some(event)
-            }
-            Err(error) => {
-                if self.malformed.fetch_add(1, Ordering::Relaxed) == 0 {
-                    tracing::warn!(%error, "a worker's news cannot be read; is it of another version?");
-                }
-                None
-            }
-        }
-    }
-
-    fn counts(&self) -> NewsCounts {
-        NewsCounts {
-            events: self.events.load(Ordering::Relaxed),
-            snapshots: self.snapshots.load(Ordering::Relaxed),
-            malformed: self.malformed.load(Ordering::Relaxed),
-            losses: self.losses.load(Ordering::Relaxed),
-            lag_ms: self.lag_ms.load(Ordering::Relaxed),
-        }
     }
 }

@@ -8,6 +8,7 @@ pub mod config;
 pub mod discovery;
 pub mod environment;
 pub mod event_plane;
+pub mod http_server;
 pub mod request_plane;
 pub mod shutdown;
 pub mod status;

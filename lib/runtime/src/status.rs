@@ -12,11 +12,11 @@
 //! serves is small and takes no body, so that a busy process can always answer.
 
 pub mod health;
-mod server;
 
 pub use health::{EndpointStatus, HealthReport, HealthState};
 
 use crate::config::RuntimeOptions;
+use crate::http_server::{HttpBounds, serve_http};
 use crate::telemetry::MetricsRegistry;
 use crate::telemetry::metrics::CONTENT_TYPE;
 use crate::{Environment, Tasks};
@@ -28,6 +28,16 @@ use axum::routing::get;
 use axum::{Json, Router};
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
+
+/// Some probes and scrapers, with room for those that hang. Their requests have no head worth
+/// mentioning; to keep them idle for longer than a scraper's usual interval would keep the slow
+/// ones, and to cut them off only costs a new connection.
+const BOUNDS: HttpBounds = HttpBounds {
+    connections: 64,
+    header_bytes: 16 * 1024,
+    header_timeout: Duration::from_secs(10),
+};
 
 /// Where the server listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,7 +125,8 @@ pub async fn serve(
     };
     let listener = environment.network.bind(&address).await.map_err(failed)?;
     let bound = listener.local_addr().map_err(failed)?;
-    server::start(listener, router(Served { health, metrics }), tasks);
+    let router = router(Served { health, metrics });
+    serve_http("status server", listener, router, BOUNDS, tasks);
     tracing::info!(address = %bound, "status server listens");
     Ok(bound)
 }

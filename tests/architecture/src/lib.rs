@@ -18,6 +18,8 @@ pub const LAYERS: &[&[&str]] = &[
     &["dynamo-backends"],
     // Services, and traffic in virtual time.
     &["dynamo-replay", "dynamo-frontend"],
+    // The router as a component of its own.
+    &["dynamo-router-service"],
     // Everything wired together.
     &[
         "dynamo-run",

@@ -24,6 +24,8 @@ mod models;
 #[cfg(test)]
 mod process;
 #[cfg(test)]
+mod router;
+#[cfg(test)]
 mod routing;
 #[cfg(test)]
 mod serving;

@@ -230,6 +230,61 @@ fn ranks_of_one_worker_are_chosen_apart() {
 }
 
 #[test]
+fn a_tenant_that_floods_is_refused_and_counted_and_others_still_get_in() {
+    let place = Place::new();
+    // A hundred times slower than a real one: what is asked for in this test is not answered in it.
+    let slow = ["mocker", "--block-size", "16", "--speedup-ratio", "0.01"];
+    let _worker = place.start("worker", &slow);
+    let limits = [
+        "--router-queue-threshold",
+        "0",
+        "--router-queue-tenant-limit",
+        "2",
+    ];
+    let frontend = place.start("frontend", &[FRONTEND, &limits].concat());
+    frontend.await_models(&["mock"]);
+    await_telling(&frontend, 1);
+    let metric = |name: &str| {
+        let metrics = frontend.get("/metrics").text();
+        let found = metrics.lines().find_map(|line| line.strip_prefix(name));
+        let value = found.and_then(|rest| rest.rsplit(' ').next()?.parse::<f64>().ok());
+        value.unwrap_or_default()
+    };
+    let ask_as = |tenant: &'static str, subject: String| {
+        let address = frontend.address.clone();
+        std::thread::spawn(move || {
+            let asked = ("POST", "/v1/chat/completions");
+            let headers = [("x-tenant-id", tenant)];
+            let answer = ask(&address, asked, &headers, &chat(&subject, &json!({})));
+            // Those that wait are cut off when the test is over.
+            answer.map(|it| (it.status, it.text()))
+        })
+    };
+    let waiting = |count: f64| {
+        until(&format!("{count} requests wait"), || {
+            metric("dynamo_router_queue_pending_requests{") == count
+        });
+    };
+    let _running = ask_as("flood", "first".to_owned());
+    until("the worker is busy", || {
+        metric("dynamo_router_worker_active_prefill_tokens{") > 0.0
+    });
+    for nth in 1..=2_u32 {
+        drop(ask_as("flood", format!("number {nth}")));
+        waiting(f64::from(nth));
+    }
+    let (status, text) = ask_as("flood", "too many".to_owned()).join().unwrap().unwrap();
+    assert_eq!(status, 429, "{text}");
+    assert!(text.contains("requests of this tenant wait already"), "{text}");
+    let refused = "dynamo_frontend_failures_total{class=\"capacity\",reason=\"rate_limited\"}";
+    assert_eq!(metric(refused), 1.0);
+    assert_eq!(metric("dynamo_frontend_model_rejection_total{"), 1.0);
+    // Another one still gets a place in the queue.
+    drop(ask_as("late", "other".to_owned()));
+    waiting(3.0);
+}
+
+#[test]
 fn the_doctor_says_what_is_wrong_and_what_mends_it() {
     let place = Place::new();
     let alone = place.start("alone", &["mocker", "--block-size", "16"]);

@@ -2,6 +2,7 @@
 //! `docs/reference/router-metrics.md` lists the figures; a test compares.
 
 use dynamo_llm::registry::ModelRegistry;
+use dynamo_routing::WorkerRouter;
 use dynamo_routing::figures::{Figures, WorkerFigures};
 use dynamo_runtime::telemetry::{MetricsError, MetricsRegistry};
 use prometheus::core::{Collector, Desc};
@@ -188,6 +189,36 @@ const FIGURES: &[Figure<Figures>] = &[
         |it| it.news.losses as f64,
     ),
     (
+        "replicas",
+        GAUGE,
+        "Other replicas of the router that are heard",
+        |it| it.replicas.peers as f64,
+    ),
+    (
+        "replica_changes_told_total",
+        COUNTER,
+        "Changes of bookings told to other replicas",
+        |it| it.replicas.told as f64,
+    ),
+    (
+        "replica_changes_heard_total",
+        COUNTER,
+        "Changes of bookings heard of other replicas",
+        |it| it.replicas.heard as f64,
+    ),
+    (
+        "replica_malformed_news_total",
+        COUNTER,
+        "Pieces of other replicas' news that could not be read",
+        |it| it.replicas.malformed as f64,
+    ),
+    (
+        "replica_losses_total",
+        COUNTER,
+        "Times that another replica's news broke off",
+        |it| it.replicas.losses as f64,
+    ),
+    (
         "event_lag_seconds",
         GAUGE,
         "Age of the last event when it was heard",
@@ -235,9 +266,12 @@ const WORKER_FIGURES: &[Figure<WorkerFigures>] = &[
     ),
 ];
 
-/// The figures of every router in a registry of models.
-struct RouterFigures {
-    models: ModelRegistry,
+/// Routers with the names of their models.
+type NamedRouters = Vec<(Arc<str>, Arc<WorkerRouter>)>;
+
+/// The figures of every router that is there when they are asked for.
+struct RouterFigures<L> {
+    list: L,
     descriptions: Vec<Desc>,
 }
 
@@ -245,6 +279,18 @@ struct RouterFigures {
 pub(crate) fn show_routers(
     registry: &MetricsRegistry,
     models: ModelRegistry,
+) -> Result<(), MetricsError> {
+    show_routers_of(registry, move || {
+        let models = models.list().into_iter();
+        let routed = models.filter_map(|(name, model)| Some((name, model.router.clone()?)));
+        routed.collect()
+    })
+}
+
+/// Shows the routers that `list` answers, with the names of their models.
+pub fn show_routers_of(
+    registry: &MetricsRegistry,
+    list: impl Fn() -> NamedRouters + Send + Sync + 'static,
 ) -> Result<(), MetricsError> {
     let describe = |name: &str, help: &str, labels: &[&str]| {
         let labels = labels.iter().map(|it| (*it).to_owned()).collect();
@@ -260,25 +306,21 @@ pub(crate) fn show_routers(
         .iter()
         .map(|it| describe(it.0, it.2, WORKER_LABELS));
     let descriptions = routers.chain(workers).collect::<Result<_, _>>()?;
-    registry.register(RouterFigures {
-        models,
-        descriptions,
-    })
+    registry.register(RouterFigures { list, descriptions })
 }
 
 const ROUTER_LABELS: &[&str] = &["mode", "model"];
 const WORKER_LABELS: &[&str] = &["dp_rank", "model", "worker_id"];
 
-impl Collector for RouterFigures {
+impl<L: Fn() -> NamedRouters + Send + Sync> Collector for RouterFigures<L> {
     fn desc(&self) -> Vec<&Desc> {
         self.descriptions.iter().collect()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        let models = self.models.list();
-        let routers: Vec<(Arc<str>, Figures)> = models
-            .iter()
-            .filter_map(|(name, model)| Some((Arc::clone(name), model.router.as_ref()?.figures())))
+        let routers: Vec<(Arc<str>, Figures)> = (self.list)()
+            .into_iter()
+            .map(|(name, router)| (name, router.figures()))
             .collect();
         if routers.is_empty() {
             return Vec::new();

@@ -112,6 +112,7 @@ async fn the_page_lists_what_is_gathered_and_nothing_else() {
         total_kv_blocks: Some(1),
         max_num_seqs: Some(1),
         max_num_batched_tokens: Some(1),
+        ..RuntimeInfo::default()
     };
     serve_with_runtime(&server, "other", runtime);
     let ok = |reply: Reply| assert_eq!(reply.status, 200, "{}", reply.text());
@@ -235,6 +236,7 @@ async fn models_show_what_their_cards_know_for_as_long_as_they_are_served() {
         total_kv_blocks: Some(1_000),
         max_num_seqs: None,
         max_num_batched_tokens: Some(2_048),
+        ..RuntimeInfo::default()
     };
     serve_with_runtime(&server, "other", runtime);
     let text = metrics(&server).await;

@@ -90,6 +90,28 @@ fn a_tenant_that_comes_late_does_not_wait_behind_a_flood() {
 }
 
 #[test]
+fn tenants_pay_for_what_was_computed_and_not_for_what_was_expected() {
+    let mut queue = Queue::new(QueuePolicy::Fcfs, LIMITS);
+    for _ in 0..40 {
+        queue.offer("sends", &of("sends", 100), seconds(0)).unwrap();
+        // All of it is in caches by the time that it goes.
+        queue.offer("finds", &of("finds", 100), seconds(0)).unwrap();
+    }
+    let mut paid = 0;
+    for _ in 0..30 {
+        let mut admitted = queue.admit(Duration::ZERO, |_| 1).unwrap();
+        if admitted.item == "finds" {
+            queue.correct(&mut admitted.served, 10);
+            assert_eq!(admitted.served.tokens, 10);
+        } else {
+            paid += 1;
+        }
+    }
+    // Ten of one cost what one of the other does.
+    assert!((2..=4).contains(&paid), "{paid}");
+}
+
+#[test]
 fn a_tenant_that_asks_for_one_at_a_time_gets_no_more_than_its_share() {
     let mut queue = Queue::new(QueuePolicy::Fcfs, LIMITS);
     for _ in 0..60 {

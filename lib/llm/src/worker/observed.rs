@@ -34,6 +34,21 @@ pub struct WorkerTelemetry {
     pub news: NewsOptions,
 }
 
+/// Metrics of an endpoint, shown until this is dropped: the endpoint may be served again.
+#[derive(Debug)]
+pub(super) struct Shown {
+    registry: MetricsRegistry,
+    metrics: EndpointMetrics,
+}
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        if let Err(error) = self.registry.unregister(self.metrics.clone()) {
+            tracing::debug!(%error, "an endpoint's metrics were not shown");
+        }
+    }
+}
+
 /// A handler whose requests are seen.
 #[derive(Debug)]
 pub(super) struct Observed {
@@ -74,7 +89,7 @@ impl Observed {
         registry: &MetricsRegistry,
         endpoint: &EndpointId,
         instance: InstanceId,
-    ) -> Result<(), MetricsError> {
+    ) -> Result<Shown, MetricsError> {
         let metrics = EndpointMetrics::new(&EndpointLabels {
             namespace: endpoint.namespace(),
             component: endpoint.component(),
@@ -82,8 +97,11 @@ impl Observed {
             worker_id: &instance.to_string(),
         })?;
         registry.register(metrics.clone())?;
-        self.metrics.get_or_init(|| metrics);
-        Ok(())
+        self.metrics.get_or_init(|| metrics.clone());
+        Ok(Shown {
+            registry: registry.clone(),
+            metrics,
+        })
     }
 
     /// Opens the request's span and makes it the parent of what the engine does.

@@ -9,6 +9,7 @@ use crate::placement::Placement;
 use crate::question::{Prompt, Question};
 use dynamo_kv_router::WorkerKey;
 use dynamo_kv_router::config::RouterOptions;
+use dynamo_kv_router::explain::Explanation;
 use dynamo_kv_router::index::TierEvent;
 use dynamo_protocols::RequestError;
 use dynamo_protocols::routing::RouteSlip;
@@ -17,7 +18,6 @@ use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use tokio::time::Instant;
 
 /// What such a router is made of.
 #[derive(Debug)]
@@ -73,18 +73,17 @@ impl WorkerRouter {
     ) -> Result<Placement, RequestError> {
         let shared = &self.shared;
         let question = Question::of_prompt(prompt, slip, shared.block_size);
-        if shared.min_workers > 0 {
-            shared.enough_workers()?;
-        }
-        let began = Instant::now();
-        let seed = shared.environment.random.next_u64();
-        let explanation = shared.explanation(&question, &[], seed);
-        let placed = match shared.submit(&question, &[], seed)? {
-            Ok(placed) => placed,
-            Err(waiting) => waiting.wait().await?,
-        };
-        question.write_slip(&placed, began.elapsed(), explanation);
+        let placed = shared.place(&question).await?;
         Ok(Placement::new(Arc::clone(shared), question, placed))
+    }
+}
+
+impl WorkerRouter {
+    /// Explains where a prompt would go, and changes nothing.
+    pub fn explain_prompt(&self, prompt: &Prompt<'_>, slip: Option<Arc<RouteSlip>>) -> Explanation {
+        let question = Question::of_prompt(prompt, slip, self.shared.block_size);
+        let seed = self.shared.environment.random.next_u64();
+        self.shared.explain(&question, &[], seed)
     }
 }
 
@@ -128,9 +127,7 @@ impl RouterFeed {
 impl Shared {
     fn tell_kv(&self, worker: WorkerKey) -> Option<dynamo_kv_router::Slot> {
         let mut core = self.core.lock();
-        let super::Core {
-            router, members, ..
-        } = &mut *core;
+        let (router, members) = core.parts();
         let slot = members.hear(router, worker);
         members.tells_kv(router, worker);
         slot

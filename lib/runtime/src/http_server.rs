@@ -1,4 +1,7 @@
-//! The accept loop: HTTP/1.1 on a listener, within bounds.
+//! A small HTTP/1.1 server for a process's own pages and interfaces, within bounds.
+//!
+//! What clients do costs them their connection and nothing else. It does not authenticate, and
+//! has no routes of its own.
 
 use crate::Tasks;
 use crate::environment::{Connection, Listener};
@@ -11,18 +14,17 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
-/// Connections at a time: some probes and scrapers, with room for those that hang. Further ones
-/// wait in the system's queue.
-const CONNECTIONS: usize = 64;
-
-/// Bytes of a request's head. Requests here have none worth mentioning; the HTTP library takes
-/// no less than 8 KiB.
-const HEADER_BYTES: usize = 16 * 1024;
-
-/// How long a client may take to send a request's head, counted also while a connection is idle.
-/// Longer than a scraper's usual interval would keep the slow ones; shorter only costs a new
-/// connection.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// What clients may take.
+#[derive(Debug, Clone, Copy)]
+pub struct HttpBounds {
+    /// Connections at a time. Further ones wait in the system's queue.
+    pub connections: usize,
+    /// Bytes of a request's head. The HTTP library takes no less than 8 KiB.
+    pub header_bytes: usize,
+    /// How long a client may take to send a request's head, counted also while a connection is
+    /// idle.
+    pub header_timeout: Duration,
+}
 
 /// How long answers that are being sent may take when the process ends.
 const END_TIMEOUT: Duration = Duration::from_secs(1);
@@ -31,25 +33,31 @@ const END_TIMEOUT: Duration = Duration::from_secs(1);
 /// at once would take the CPU from what might free some.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves until the tasks are cancelled.
-pub(super) fn start(listener: Box<dyn Listener>, router: Router, tasks: &Tasks) {
+/// Serves until the tasks are cancelled. `name` is that of its tasks and in its log lines.
+pub fn serve_http(
+    name: &'static str,
+    listener: Box<dyn Listener>,
+    router: Router,
+    bounds: HttpBounds,
+    tasks: &Tasks,
+) {
     let connections = tasks.child();
-    tasks.spawn_until_cancelled("status server", async move {
-        let places = Arc::new(Semaphore::new(CONNECTIONS));
+    tasks.spawn_until_cancelled(name, async move {
+        let places = Arc::new(Semaphore::new(bounds.connections));
         loop {
             let Ok(place) = Arc::clone(&places).acquire_owned().await else {
                 return; // Never closed.
             };
             match listener.accept().await {
                 Ok((stream, _)) => {
-                    let serving = serve(stream, router.clone(), connections.clone());
-                    connections.spawn("status connection", async move {
+                    let serving = serve(stream, router.clone(), bounds, connections.clone());
+                    connections.spawn(name, async move {
                         serving.await;
                         drop(place);
                     });
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "status server cannot accept");
+                    tracing::warn!(server = name, %error, "cannot accept a connection");
                     sleep(ACCEPT_PAUSE).await;
                 }
             }
@@ -57,11 +65,11 @@ pub(super) fn start(listener: Box<dyn Listener>, router: Router, tasks: &Tasks) 
     });
 }
 
-async fn serve(stream: Box<dyn Connection>, router: Router, tasks: Tasks) {
+async fn serve(stream: Box<dyn Connection>, router: Router, bounds: HttpBounds, tasks: Tasks) {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
-        .max_buf_size(HEADER_BYTES)
+        .header_read_timeout(bounds.header_timeout)
+        .max_buf_size(bounds.header_bytes)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
@@ -77,6 +85,6 @@ async fn serve(stream: Box<dyn Connection>, router: Router, tasks: Tasks) {
     };
     if let Err(error) = ended {
         // The client's doing: it went away, was too slow or sent what is no HTTP.
-        tracing::debug!(%error, "status connection ended early");
+        tracing::debug!(%error, "connection ended early");
     }
 }

@@ -1,0 +1,4 @@
+//! Whole systems in virtual time.
+
+#[cfg(test)]
+mod replicas;
