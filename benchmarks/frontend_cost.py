@@ -21,11 +21,10 @@ from processes import (
     peak_megabytes,
     rss_megabytes,
     wait_for_model,
+    wait_for_rest,
 )
 
 CLIENTS = 8
-# A frontend gives back what loading a model freed a moment after the model is listed.
-SETTLE_SECONDS = 2
 
 
 def start_seconds(environment: dict) -> float:
@@ -84,7 +83,8 @@ def main() -> None:
         ):
             empty = rss_megabytes(frontend.pid)
             model = wait_for_model(url)
-            time.sleep(SETTLE_SECONDS)
+            # It gives back what loading the model freed a moment after the model is listed.
+            wait_for_rest(frontend.pid)
             loaded, peak = rss_megabytes(frontend.pid), peak_megabytes(frontend.pid)
             send_all(url, model, options.requests // 5)
             at_fifth = rss_megabytes(frontend.pid)

@@ -11,6 +11,8 @@ import urllib.parse
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DYNAMO = ROOT / "target/release/dynamo"
 START_SECONDS = 60
+REST_SECONDS = 30
+STILL_SECONDS = 1
 
 
 @contextlib.contextmanager
@@ -52,6 +54,20 @@ def wait_for_model(url: str) -> str:
 
 def rss_megabytes(pid: int) -> float:
     return status_megabytes(pid, "VmRSS:")
+
+
+def wait_for_rest(pid: int) -> None:
+    """Until the process's memory stands still: for as long as it takes to give back what loading
+    took, at most."""
+    deadline = time.monotonic() + REST_SECONDS
+    seen, since = None, 0.0
+    while (now := time.monotonic()) < deadline:
+        if (memory := rss_megabytes(pid)) != seen:
+            seen, since = memory, now
+        elif now - since >= STILL_SECONDS:
+            return
+        time.sleep(0.05)
+    raise SystemExit(f"the memory of process {pid} does not stand still")
 
 
 def peak_megabytes(pid: int) -> float:

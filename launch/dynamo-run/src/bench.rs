@@ -27,7 +27,7 @@ pub(crate) fn threads(invocation: &Invocation) -> Option<usize> {
     }
 }
 
-/// `dynamo bench serve`. It succeeds if it came to its end and any request did.
+/// `dynamo bench serve`. It succeeds if the run has passed.
 pub(crate) async fn serve(process: Process) -> anyhow::Result<ExitStatus> {
     let options: &BenchServeOptions = process.options.get();
     check_writable(options)?;
@@ -54,8 +54,7 @@ pub(crate) async fn serve(process: Process) -> anyhow::Result<ExitStatus> {
     };
     let result = outcome?;
     publish(options, &result)?;
-    let is_of_use = result.statistics.completed > 0 && !result.is_interrupted;
-    Ok(match is_of_use {
+    Ok(match result.breaches().is_empty() {
         true => status,
         false => ExitStatus::Failure,
     })

@@ -13,7 +13,7 @@ use dynamo_frontend::FrontendOptions;
 use dynamo_frontend::batch::BatchOptions;
 use dynamo_frontend::console::ConsoleOptions;
 use dynamo_kv_router::config::RouterOptions;
-use dynamo_llm::config::{EchoEngineOptions, ModelOptions, PreprocessOptions};
+use dynamo_llm::config::{DeliveryOptions, EchoEngineOptions, ModelOptions, PreprocessOptions};
 use dynamo_llm::hub::HubOptions;
 use dynamo_mocker::{MockFleetOptions, MockerOptions};
 use dynamo_replay::config::ReplayOptions;
@@ -131,6 +131,7 @@ pub(crate) fn schema(command: &str) -> Schema {
         "frontend" => Schema::new()
             .with::<FrontendOptions>()
             .with::<PreprocessOptions>()
+            .with::<DeliveryOptions>()
             .with::<RouterOptions>()
             .with::<BackendOptions>()
             .with::<HubOptions>()
@@ -169,6 +170,7 @@ pub(crate) fn schema(command: &str) -> Schema {
                 .with::<ModelOptions>()
                 .with::<FrontendOptions>()
                 .with::<PreprocessOptions>()
+                .with::<DeliveryOptions>()
                 .with::<RouterOptions>()
                 .with::<BackendOptions>()
                 .with::<ConsoleOptions>()

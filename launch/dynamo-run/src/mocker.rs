@@ -22,6 +22,7 @@ use dynamo_runtime::discovery::EndpointId;
 use dynamo_runtime::shutdown::ExitStatus;
 use futures_util::future::join_all;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Name of the model that is served without a model.
 const MOCK_NAME: &str = "mock";
@@ -39,6 +40,7 @@ pub(crate) async fn mocker(process: Process) -> anyhow::Result<ExitStatus> {
     let runtime: &RuntimeOptions = process.options.get();
     let endpoint = EndpointId::parse_with_defaults(&fleet.endpoint, &runtime.namespace)
         .context("--endpoint names no endpoint")?;
+    let drain_timeout = runtime.drain_timeout;
     process.serve_status().await?;
     let (card, artefacts) = model(&process).await?;
     let mut workers = Vec::new();
@@ -58,7 +60,8 @@ pub(crate) async fn mocker(process: Process) -> anyhow::Result<ExitStatus> {
     print_line(&endpoint.to_string());
     process
         .serve(async move {
-            join_all(workers.into_iter().map(Simulated::drain)).await;
+            let drains = workers.into_iter().map(|it| it.drain(drain_timeout));
+            join_all(drains).await;
         })
         .await
 }
@@ -124,9 +127,13 @@ fn describe(mut card: ModelCard, engine: &MockEngine) -> ModelCard {
 }
 
 impl Simulated {
-    async fn drain(self) {
+    /// Within `limit`.
+    async fn drain(self, limit: Duration) {
         self.runtime.refuse_new().await;
-        self.worker.drain().await;
-        self.engine.drain().await;
+        let finish = async {
+            self.worker.drain().await;
+            self.engine.drain().await;
+        };
+        self.runtime.finish_or_hand_over(finish, limit).await;
     }
 }

@@ -76,6 +76,7 @@ pub(crate) async fn router(process: Process) -> anyhow::Result<ExitStatus> {
     } else {
         drop(sender);
     }
+    let limit = runtime_options.drain_timeout;
     let address = bound.local_addr();
     bound.serve(tasks);
     process.health.set_endpoint("http", EndpointStatus::Ready);
@@ -85,7 +86,8 @@ pub(crate) async fn router(process: Process) -> anyhow::Result<ExitStatus> {
         .serve(async move {
             runtime.refuse_new().await;
             // An end without a word is one, too.
-            drop(ended.await);
+            let finish = async { drop(ended.await) };
+            runtime.finish_or_hand_over(finish, limit).await;
         })
         .await
 }

@@ -15,7 +15,9 @@ use dynamo_frontend::local::LocalClient;
 use dynamo_frontend::{BoundFrontend, Frontend, FrontendMetrics, FrontendOptions};
 use dynamo_kv_router::config::RouterOptions;
 use dynamo_llm::announced_models::Scope;
-use dynamo_llm::config::{ModelOptions, PreprocessOptions};
+use dynamo_llm::config::{DeliveryOptions, ModelOptions, PreprocessOptions};
+use dynamo_llm::migration::{Migrating, MigrationMetrics, MigrationSetup};
+use dynamo_llm::model::ServedModel;
 use dynamo_llm::model_watch::{ModelWatch, ModelWatchOptions};
 use dynamo_llm::preprocess::PreprocessLimits;
 use dynamo_llm::prompt_tokens::PromptTokenCache;
@@ -167,7 +169,22 @@ async fn attach(
     match output {
         Output::Echo | Output::Llamacpp => {
             let local = engine::build(process, output, model).await?;
-            registry.add(local.name.as_str(), Arc::new(local.served.clone()));
+            let served = &local.served;
+            // Deadlines hold for it, too; there is nobody else to move to.
+            let setup = MigrationSetup {
+                options: process.options.get::<DeliveryOptions>().clone(),
+                has_workers: false,
+                can_continue: false,
+                model: local.name.as_str().into(),
+                metrics: migrations(process)?,
+                environment: process.environment.clone(),
+            };
+            let engine = Migrating::new(Arc::clone(&served.engine), setup);
+            let served = ServedModel {
+                engine: Arc::new(engine),
+                ..served.clone()
+            };
+            registry.add(local.name.as_str(), Arc::new(served));
             Ok(Some(local))
         }
         Output::Auto => {
@@ -191,12 +208,19 @@ fn own_scope(process: &Process) -> Scope {
     }
 }
 
+fn migrations(process: &Process) -> anyhow::Result<MigrationMetrics> {
+    let prefix = &process.options.get::<FrontendOptions>().metrics_prefix;
+    Ok(MigrationMetrics::shown_by(&process.metrics, prefix)?)
+}
+
 async fn watch(process: &Process, registry: &ModelRegistry, scope: Scope) -> anyhow::Result<()> {
     let runtime = process.join().await?;
     let options = ModelWatchOptions {
         scope,
         router: process.options.get::<RouterOptions>().clone(),
         cache: engine::artefact_cache(process),
+        delivery: process.options.get::<DeliveryOptions>().clone(),
+        migrations: migrations(process)?,
     };
     let watch = ModelWatch::new(&runtime, registry.clone(), options, engine::vocabulary());
     let tasks = &process.tasks;
@@ -320,10 +344,14 @@ async fn worker(
     let worker = Worker::start(&runtime, &endpoint, serving, offer, &telemetry).await?;
     tracing::info!(model = local.name, %endpoint, "worker serves");
     print_line(&endpoint.to_string());
+    let limit = process.options.get::<RuntimeOptions>().drain_timeout;
     let drain = Box::pin(async move {
         runtime.refuse_new().await;
-        worker.drain().await;
-        engine.drain().await;
+        let finish = async {
+            worker.drain().await;
+            engine.drain().await;
+        };
+        runtime.finish_or_hand_over(finish, limit).await;
     });
     process.serve(drain).await
 }

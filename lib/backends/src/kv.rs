@@ -6,7 +6,7 @@ use dynamo_engine_events::{StoredBlocks, Subscriber, SubscriberOptions};
 use dynamo_kv_router::WorkerKey;
 use dynamo_kv_router::external::{ExternalBlocks, ExternalError, ExternalStored};
 use dynamo_kv_router::index::TierEvent;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
@@ -20,6 +20,20 @@ pub(crate) struct EngineCaches {
     /// The block size is given, or an engine has told it.
     is_settled: bool,
     blocks: BTreeMap<WorkerKey, ExternalBlocks>,
+    /// Servers whose events were refused, by reason: each is logged once, and counted each time.
+    /// As many as servers times reasons.
+    complained: BTreeSet<(u64, &'static str)>,
+}
+
+/// What a batch comes to.
+#[derive(Debug, Default, PartialEq)]
+struct Understood {
+    /// For the index.
+    events: Vec<TierEvent>,
+    /// Why the others are not there.
+    refused: Vec<ExternalError>,
+    /// Blocks removed or moved that were never stored.
+    unknown_ids: u64,
 }
 
 impl EngineCaches {
@@ -28,6 +42,7 @@ impl EngineCaches {
             block_size,
             is_settled,
             blocks: BTreeMap::new(),
+            complained: BTreeSet::new(),
         }
     }
 
@@ -42,20 +57,21 @@ impl EngineCaches {
         })?;
         self.is_settled = true;
         let is_new = told != self.block_size;
-        self.block_size = told;
+        if is_new {
+            // Those heard of before have stored nothing yet, and would expect the former size.
+            self.blocks.clear();
+            self.block_size = told;
+        }
         is_new.then_some(told)
     }
 
     /// A batch as the index takes it, and why some of it is not there.
-    fn understand(
-        &mut self,
-        worker: WorkerKey,
-        batch: &EventBatch,
-    ) -> (Vec<TierEvent>, Vec<ExternalError>) {
+    fn understand(&mut self, worker: WorkerKey, batch: &EventBatch) -> Understood {
         let size = self.block_size;
         let blocks = self.blocks.entry(worker);
         let blocks = blocks.or_insert_with(|| ExternalBlocks::new(size));
-        let (mut events, mut refused) = (Vec::new(), Vec::new());
+        let before = blocks.counters().unknown_ids;
+        let mut understood = Understood::default();
         for event in &batch.events {
             let told = match event {
                 EngineEvent::Stored(told) => blocks.stored(&stored(told)),
@@ -65,11 +81,17 @@ impl EngineCaches {
                 EngineEvent::Cleared => Ok(vec![blocks.cleared()]),
             };
             match told {
-                Ok(told) => events.extend(told),
-                Err(error) => refused.push(error),
+                Ok(told) => understood.events.extend(told),
+                Err(error) => understood.refused.push(error),
             }
         }
-        (events, refused)
+        understood.unknown_ids = blocks.counters().unknown_ids - before;
+        understood
+    }
+
+    /// Whether this is the first time that a server's events are refused for this reason.
+    fn is_news(&mut self, instance: u64, reason: &'static str) -> bool {
+        self.complained.insert((instance, reason))
     }
 
     fn forget(&mut self, instance: u64) {
@@ -115,18 +137,26 @@ impl Fleet {
         };
         if worker.dp_rank >= MAX_RANKS {
             self.metrics.kv_refused(label, "rank");
+            if keeper.caches.is_news(number, "rank") {
+                let rank = worker.dp_rank;
+                tracing::warn!(backend = label, rank, "kv events of a rank that cannot be");
+            }
             return;
         }
         if let Some(size) = keeper.caches.settle(batch) {
             tracing::info!(block_size = size, "kv events tell the size of blocks");
             self.renew_router(keeper, size);
         }
-        let (events, refused) = keeper.caches.understand(worker, batch);
-        for error in refused {
-            self.metrics.kv_refused(label, reason(&error));
-            tracing::debug!(backend = label, %error, "kv event refused");
+        let understood = keeper.caches.understand(worker, batch);
+        for error in understood.refused {
+            let reason = reason(&error);
+            self.metrics.kv_refused(label, reason);
+            if keeper.caches.is_news(number, reason) {
+                tracing::warn!(backend = label, reason, %error, "kv event refused; more are counted");
+            }
         }
-        keeper.feed.apply(worker, &events);
+        self.metrics.kv_unknown(label, understood.unknown_ids);
+        keeper.feed.apply(worker, &understood.events);
     }
 }
 
@@ -156,6 +186,7 @@ fn stored(told: &StoredBlocks) -> ExternalStored<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use dynamo_engine_events::RemovedBlocks;
 
     const WORKER: WorkerKey = WorkerKey {
         instance: 1,
@@ -183,11 +214,11 @@ mod tests {
         let mut caches = EngineCaches::new(sixteen, false);
         assert_eq!(caches.settle(&batch(4, None)), Some(four));
         assert_eq!(caches.settle(&batch(8, None)), None);
-        let (events, refused) = caches.understand(WORKER, &batch(4, None));
-        assert_eq!((events.len(), refused.len()), (1, 0));
-        let (events, refused) = caches.understand(WORKER, &batch(8, None));
-        assert_eq!(events, []);
-        assert_eq!(reason(&refused[0]), "block_size");
+        let understood = caches.understand(WORKER, &batch(4, None));
+        assert_eq!((understood.events.len(), understood.refused.len()), (1, 0));
+        let understood = caches.understand(WORKER, &batch(8, None));
+        assert_eq!(understood.events, []);
+        assert_eq!(reason(&understood.refused[0]), "block_size");
         assert_eq!(
             EngineCaches::new(sixteen, true).settle(&batch(4, None)),
             None
@@ -195,17 +226,58 @@ mod tests {
     }
 
     #[test]
+    fn who_was_heard_of_before_the_size_was_told_is_understood_all_the_same() {
+        let mut caches = EngineCaches::new(NonZeroU32::new(16).unwrap(), false);
+        let cleared = EventBatch {
+            events: vec![EngineEvent::Cleared],
+            ..EventBatch::default()
+        };
+        assert_eq!(caches.settle(&cleared), None);
+        caches.understand(WORKER, &cleared);
+        assert!(caches.settle(&batch(4, None)).is_some());
+        let understood = caches.understand(WORKER, &batch(4, None));
+        assert_eq!((understood.events.len(), understood.refused), (1, vec![]));
+    }
+
+    #[test]
     fn what_is_forgotten_is_no_parent_any_more() {
         let mut caches = EngineCaches::new(NonZeroU32::new(4).unwrap(), true);
         caches.understand(WORKER, &batch(4, None));
-        let (events, _) = caches.understand(WORKER, &batch(4, Some(7)));
+        let understood = caches.understand(WORKER, &batch(4, Some(7)));
         assert_eq!(
-            events.len(),
+            understood.events.len(),
             2,
             "the id means something else now, and the former is gone"
         );
         caches.forget(1);
-        let (_, refused) = caches.understand(WORKER, &batch(4, Some(7)));
-        assert_eq!(reason(&refused[0]), "unknown_parent");
+        let understood = caches.understand(WORKER, &batch(4, Some(7)));
+        assert_eq!(reason(&understood.refused[0]), "unknown_parent");
+    }
+
+    #[test]
+    fn what_was_never_stored_is_removed_without_a_change_and_counted() {
+        let mut caches = EngineCaches::new(NonZeroU32::new(4).unwrap(), true);
+        caches.understand(WORKER, &batch(4, None));
+        let removed = |ids: &[u64]| EventBatch {
+            events: vec![EngineEvent::Removed(RemovedBlocks {
+                block_hashes: ids.to_vec(),
+                ..RemovedBlocks::default()
+            })],
+            ..EventBatch::default()
+        };
+        let understood = caches.understand(WORKER, &removed(&[1, 2, 7]));
+        assert_eq!((understood.events.len(), understood.unknown_ids), (1, 2));
+        // Out of order or twice, a removal is the same.
+        let understood = caches.understand(WORKER, &removed(&[7]));
+        assert_eq!((understood.events.len(), understood.unknown_ids), (0, 1));
+        assert_eq!(understood.refused, []);
+    }
+
+    #[test]
+    fn each_trouble_of_a_server_is_told_once() {
+        let mut caches = EngineCaches::new(NonZeroU32::MIN, true);
+        let told = ["block_size", "block_size", "rank"].map(|reason| caches.is_news(1, reason));
+        assert_eq!(told, [true, false, true]);
+        assert!(caches.is_news(2, "block_size"));
     }
 }

@@ -16,6 +16,7 @@ pub struct BackendMetrics {
     pub(crate) retries: IntCounter,
     prompts: IntCounterVec,
     kv_refused: IntCounterVec,
+    kv_unknown: IntCounterVec,
     shadow: IntCounterVec,
     pub(crate) shadow_predicted: IntCounter,
     pub(crate) shadow_actual: IntCounter,
@@ -58,6 +59,11 @@ impl BackendMetrics {
                 "KV events that changed nothing",
                 &["backend", "reason"],
             )?,
+            kv_unknown: counters(
+                "kv_unknown_blocks_total",
+                "KV blocks removed or moved that were never told to be stored",
+                &["backend"],
+            )?,
             shadow: counters(
                 "shadow_decisions_total",
                 "Choices beside those of the balancer",
@@ -98,11 +104,17 @@ impl BackendMetrics {
         self.kv_refused.with_label_values(&[backend, reason]).inc();
     }
 
+    pub(crate) fn kv_unknown(&self, backend: &str, blocks: u64) {
+        if blocks > 0 {
+            self.kv_unknown.with_label_values(&[backend]).inc_by(blocks);
+        }
+    }
+
     pub(crate) fn shadow(&self, result: &str) {
         self.shadow.with_label_values(&[result]).inc();
     }
 
-    fn all(&self) -> [&dyn Collector; 10] {
+    fn all(&self) -> [&dyn Collector; 11] {
         [
             &self.up,
             &self.changes,
@@ -111,6 +123,7 @@ impl BackendMetrics {
             &self.retries,
             &self.prompts,
             &self.kv_refused,
+            &self.kv_unknown,
             &self.shadow,
             &self.shadow_predicted,
             &self.shadow_actual,
@@ -126,5 +139,27 @@ impl Collector for BackendMetrics {
     fn collect(&self) -> Vec<MetricFamily> {
         let all = self.all();
         all.into_iter().flat_map(Collector::collect).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_lists_every_metric_and_no_other() {
+        const PAGE: &str = include_str!("../../../docs/unmodified-servers.md");
+        let metrics = BackendMetrics::new().unwrap();
+        let row = |it: &&Desc| (it.fq_name.clone(), it.variable_labels.join(", "));
+        let listed = PAGE
+            .lines()
+            .filter(|it| it.starts_with("| `dynamo_backends_"));
+        let listed: Vec<_> = listed
+            .map(|line| {
+                let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+                (cells[0].trim_matches('`').to_owned(), cells[1].to_owned())
+            })
+            .collect();
+        assert_eq!(listed, metrics.desc().iter().map(row).collect::<Vec<_>>());
     }
 }

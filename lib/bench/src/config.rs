@@ -1,10 +1,13 @@
 //! Options of `dynamo bench serve`, and what they come to.
 
+mod recipe;
+
 use crate::error::BenchError;
 use crate::figures::Targets;
 use crate::load::{Arrivals, Length, Plan, Shape, Source, Spacing, read_trace};
 use crate::prompt::{Api, Asking};
 use dynamo_config::{Options, RawValue, Secret, choices, options};
+pub use recipe::Recipe;
 use serde_json::{Map, Value};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -45,6 +48,8 @@ options! {
         url: String = "http://127.0.0.1:8000".to_owned(), env = "DYN_BENCH_URL";
         /// The model's name. Unset, the one that the server lists.
         model: Option<String> = None, env = "DYN_BENCH_MODEL", short = 'm';
+        /// A load with a name. What is given as an option wins over what the recipe sets.
+        recipe: Option<Recipe> = None, env = "DYN_BENCH_RECIPE";
         /// Which interface is asked.
         api: Api = Api::Chat, env = "DYN_BENCH_API";
         /// Ask for answers token by token. Without it only whole latencies can be measured.
@@ -68,10 +73,10 @@ options! {
         warmup: u32 = 0, env = "DYN_BENCH_WARMUP", max = 100_000;
         /// Seed of arrivals, lengths and prompts: the same seed sends the same.
         bench_seed: u64 = 0, flag = "--seed", env = "DYN_BENCH_SEED";
-        /// Prompt tokens of a conversation's first turn, beside the shared prefix.
-        input_tokens: Length = Length::Fixed(400), env = "DYN_BENCH_INPUT_TOKENS", alias = "--isl";
-        /// Answer tokens.
-        output_tokens: Length = Length::Fixed(64), env = "DYN_BENCH_OUTPUT_TOKENS", alias = "--osl";
+        /// Prompt tokens of a conversation's first turn, beside the shared prefix. Unset, 400.
+        input_tokens: Option<Length> = None, env = "DYN_BENCH_INPUT_TOKENS", alias = "--isl";
+        /// Answer tokens. Unset, 64.
+        output_tokens: Option<Length> = None, env = "DYN_BENCH_OUTPUT_TOKENS", alias = "--osl";
         /// Turns of a conversation. Each turn sends all that was said before.
         turns: u32 = 1, env = "DYN_BENCH_TURNS", min = 1, max = 10_000;
         /// Prompt tokens that each later turn adds. Unset, as `--input-tokens`.
@@ -106,8 +111,17 @@ options! {
         bench_temperature: Option<f64> = None, flag = "--temperature", env = "DYN_BENCH_TEMPERATURE", min = 0.0, max = 2.0;
         /// Further fields of the request, as a JSON object; they win over those above.
         extra_body: Option<String> = None, env = "DYN_BENCH_EXTRA_BODY";
-        /// Longest time for a request; then it has failed.
-        request_timeout: Duration = Duration::from_secs(600), env = "DYN_BENCH_REQUEST_TIMEOUT", min = Duration::from_millis(1);
+        /// Longest time for a request; then it has failed, and counts as hung. Unset, 10m.
+        request_timeout: Option<Duration> = None, env = "DYN_BENCH_REQUEST_TIMEOUT", min = Duration::from_millis(1);
+        /// The run has failed (exit code 1) if more requests did. Unset, it has passed if any
+        /// request was answered.
+        max_failures: Option<u64> = None, env = "DYN_BENCH_MAX_FAILURES";
+        /// Read the resident memory of this process once a second (Linux): the server's, on the
+        /// same machine. The run has failed if the process ends before it.
+        watch_pid: Option<u32> = None, env = "DYN_BENCH_WATCH_PID", min = 1;
+        /// The run has failed if the memory of `--watch-pid` is at its end more than so many times
+        /// what it was at 20 percent of it.
+        max_rss_growth: Option<f64> = None, env = "DYN_BENCH_MAX_RSS_GROWTH", min = 0.01, max = 1e6;
         /// Write the whole result to this file, as JSON.
         output: Option<PathBuf> = None, env = "DYN_BENCH_OUTPUT", short = 'o';
         /// Write a report with plots to this file, as HTML.
@@ -144,6 +158,7 @@ pub struct Load {
 impl BenchServeOptions {
     /// What is sent. Reads the trace, if there is one.
     pub fn load(&self) -> Result<Load, BenchError> {
+        self.check_watch()?;
         let requests = self.requests.unwrap_or(match (&self.trace, self.duration) {
             (None, None) => DEFAULT_REQUESTS,
             _ => u64::MAX,
@@ -232,9 +247,9 @@ impl BenchServeOptions {
     fn shape(&self) -> Shape {
         Shape {
             seed: self.bench_seed,
-            input: self.input_tokens,
-            turn_input: self.turn_input_tokens.unwrap_or(self.input_tokens),
-            output: self.output_tokens,
+            input: self.input_length(),
+            turn_input: self.turn_input_tokens.unwrap_or(self.input_length()),
+            output: self.output_length(),
             turns: self.turns,
             prefix_tokens: self.prefix_tokens,
             num_prefixes: self.num_prefixes,
@@ -248,6 +263,15 @@ impl BenchServeOptions {
             Arrival::Burst => Spacing::Burst(self.burst_size),
         };
         Some(Arrivals::new(spacing, self.request_rate?, self.bench_seed))
+    }
+
+    fn check_watch(&self) -> Result<(), BenchError> {
+        if self.max_rss_growth.is_some() && self.watch_pid.is_none() {
+            let message = "--max-rss-growth (and --recipe soak, which sets it) is for the process \
+                           that --watch-pid names";
+            return Err(BenchError::Options(message.to_owned()));
+        }
+        Ok(())
     }
 
     fn check_trace(&self) -> Result<(), BenchError> {
@@ -305,13 +329,19 @@ mod tests {
     }
 
     #[test]
+    fn a_limit_on_memory_wants_a_process() {
+        let refused = load(|it| it.max_rss_growth = Some(1.05)).unwrap_err();
+        assert!(refused.to_string().contains("--watch-pid"), "{refused}");
+    }
+
+    #[test]
     fn the_key_is_not_in_the_result() {
         let options = BenchServeOptions {
             bench_api_key: Some(Secret::new("sesame")),
             header: vec!["authorization: sesame".to_owned()],
             ..BenchServeOptions::default()
         };
-        let shown = Value::Object(options.as_json()).to_string();
+        let shown = Value::Object(options.filled().as_json()).to_string();
         assert!(!shown.contains("sesame"), "{shown}");
         assert!(shown.contains("\"input-tokens\":\"400\""), "{shown}");
     }

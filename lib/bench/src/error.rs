@@ -26,6 +26,14 @@ pub enum BenchError {
     /// The trace cannot be used.
     #[error(transparent)]
     Trace(#[from] TraceError),
+    /// The process to watch cannot be read.
+    #[error("cannot read the memory of process {pid} (--watch-pid): {source}")]
+    Watch {
+        /// The process.
+        pid: u32,
+        /// Why.
+        source: std::io::Error,
+    },
     /// The server was asked for its models.
     #[error("cannot list the models of {url}: {source}; is a server running there?")]
     Models {

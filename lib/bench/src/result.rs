@@ -3,6 +3,8 @@
 
 use crate::config::BenchServeOptions;
 use crate::figures::{Bin, Statistics, milliseconds};
+use crate::memory::Memory;
+use crate::verdict::{Breach, breaches};
 use dynamo_config::Scalar;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -25,6 +27,8 @@ pub struct ServeResult {
     pub model: String,
     /// The figures.
     pub statistics: Statistics,
+    /// The memory of the process that was watched.
+    pub memory: Option<Memory>,
     /// How long it took.
     pub elapsed: Duration,
     /// When it started, since the Unix epoch.
@@ -98,6 +102,16 @@ impl ServeResult {
     /// Whether the client, and not the server, set the figures.
     pub fn is_client_bound(&self) -> bool {
         self.cpu_share() > BUSY || (self.is_late() && self.cost.held_back == 0)
+    }
+
+    /// Why the run has not passed; nothing if it has.
+    pub fn breaches(&self) -> Vec<Breach> {
+        breaches(
+            &self.options,
+            &self.statistics,
+            self.memory.as_ref(),
+            self.is_interrupted,
+        )
     }
 
     /// What should be known when the figures are read.
@@ -180,6 +194,7 @@ impl ServeResult {
     /// The figures without single requests: one line of JSON.
     pub fn summary_json(&self) -> Value {
         let statistics = &self.statistics;
+        let breaches = self.breaches();
         let goodput = statistics.targets().map(|targets| {
             let seconds = statistics.end.as_secs_f64().max(1e-9);
             json!({
@@ -203,6 +218,7 @@ impl ServeResult {
                 "sent": statistics.sent(),
                 "completed": statistics.completed,
                 "failed": statistics.failed,
+                "hung": statistics.hung,
                 "interrupted": statistics.interrupted,
             },
             "throughput": self.throughput(),
@@ -222,6 +238,11 @@ impl ServeResult {
                 "schedule_lag_ms": statistics.lag.summary(),
                 "held_back": self.cost.held_back,
                 "is_bottleneck": self.is_client_bound(),
+            },
+            "memory": self.memory.as_ref().map(Memory::as_json),
+            "verdict": {
+                "passed": breaches.is_empty(),
+                "breaches": breaches.iter().map(Breach::to_string).collect::<Vec<_>>(),
             },
             "notes": self.notes(),
         })
@@ -244,6 +265,7 @@ impl ServeResult {
             })
         });
         whole["timeline"] = json!({"bin_s": width, "bins": bins.collect::<Vec<_>>()});
+        whole["memory_samples"] = json!(self.memory.as_ref().map(Memory::samples_as_json));
         whole["single_requests"] = json!(self.statistics.records);
         let kept = self.statistics.records.len() as u64;
         whole["single_requests_left_out"] = json!(self.statistics.sent() - kept);

@@ -13,6 +13,7 @@ use crate::cpu::process_cpu_time;
 use crate::error::BenchError;
 use crate::figures::{Failure, Statistics};
 use crate::load::{Conversation, Plan, Source};
+use crate::memory::Memory;
 use crate::prompt::{Bodies, Dialogue};
 use crate::result::{ClientCost, ServeResult};
 use conversation::Prepared;
@@ -87,6 +88,8 @@ pub async fn serve(
     interrupt: &CancellationToken,
     mut observe: impl FnMut(Progress),
 ) -> Result<ServeResult, BenchError> {
+    let options = &options.filled();
+    let mut memory = options.watch_pid.map(Memory::watch).transpose()?;
     let Load {
         source,
         plan,
@@ -118,7 +121,7 @@ pub async fn serve(
         started: Instant::now(),
         stop: interrupt.child_token(),
         interrupt: interrupt.clone(),
-        request_timeout: options.request_timeout,
+        request_timeout: options.longest_request(),
         turn_delay: options.turn_delay,
         wants_text: options.turns > 1,
         is_open: matches!(pace, Pace::Open(_)),
@@ -133,7 +136,13 @@ pub async fn serve(
             });
         }
     }
-    run.watch(&own, options.duration, total, &mut observe).await;
+    let mut look = |progress: Progress| {
+        if let Some(memory) = &mut memory {
+            memory.sample(progress.elapsed);
+        }
+        observe(progress);
+    };
+    run.watch(&own, options.duration, total, &mut look).await;
     let elapsed = run.started.elapsed();
     let cost = ClientCost {
         cpu: process_cpu_time().saturating_sub(cpu_before),
@@ -146,6 +155,7 @@ pub async fn serve(
         options: options.clone(),
         model,
         statistics,
+        memory,
         elapsed,
         started_unix,
         is_interrupted: interrupt.is_cancelled(),
@@ -159,7 +169,7 @@ async fn find_model(options: &BenchServeOptions, client: &Client) -> Result<Stri
     if let Some(model) = &options.model {
         return Ok(model.clone());
     }
-    let listed = timeout(options.request_timeout, client.models()).await;
+    let listed = timeout(options.longest_request(), client.models()).await;
     let listed = listed.unwrap_or(Err(Failure::Timeout));
     let mut models = listed.map_err(|source| BenchError::Models {
         url: options.url.clone(),
@@ -187,7 +197,7 @@ async fn warm_up(
         bodies.say(&mut dialogue, conversation, 0);
         let body = bodies.body(&dialogue, source.turn(conversation, 0).output_tokens);
         let mut answer = Answer::new(Instant::now(), false);
-        let asking = timeout(options.request_timeout, client.ask(body, &mut answer));
+        let asking = timeout(options.longest_request(), client.ask(body, &mut answer));
         match interrupt.run_until_cancelled(asking).await {
             None => break,
             Some(Ok(Ok(()))) => {}

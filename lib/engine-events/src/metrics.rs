@@ -199,6 +199,30 @@ mod tests {
     use dynamo_runtime::telemetry::MetricsRegistry;
 
     #[test]
+    fn the_page_lists_every_counter_and_no_other() {
+        const PAGE: &str = include_str!("../../../docs/reference/metrics.md");
+        let metrics = EngineEventMetrics::new();
+        let row = |it: &&Desc| {
+            let labels = it.variable_labels.join(", ");
+            (it.fq_name.clone(), labels, it.help.clone())
+        };
+        let listed = PAGE
+            .lines()
+            .filter(|it| it.starts_with("| `dynamo_engine_"));
+        let listed: Vec<_> = listed
+            .map(|line| {
+                let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+                let [name, "counter", labels, _, help] = cells[..] else {
+                    panic!("five columns: {line}");
+                };
+                let name = name.trim_matches('`');
+                (name.to_owned(), labels.to_owned(), help.to_owned())
+            })
+            .collect();
+        assert_eq!(listed, metrics.desc().iter().map(row).collect::<Vec<_>>());
+    }
+
+    #[test]
     fn what_is_counted_is_shown() {
         let metrics = EngineEventMetrics::new();
         let registry = MetricsRegistry::new();

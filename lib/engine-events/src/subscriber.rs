@@ -21,6 +21,7 @@ use backoff::Backoff;
 use bytes::Bytes;
 use dynamo_runtime::{Environment, Tasks};
 use replay::{Answer, Replay};
+use std::fmt;
 use std::future::pending;
 use std::time::Duration;
 use tokio::sync::mpsc::Receiver;
@@ -60,6 +61,8 @@ pub struct Subscriber {
     outlet: Outlet,
     /// The connection brought a message.
     useful: bool,
+    /// A message of this connection was not read, and that was logged: the others are counted.
+    complained: bool,
 }
 
 /// What the loop of a connection wakes up for.
@@ -88,6 +91,7 @@ impl Subscriber {
             groups: Groups::default(),
             outlet,
             useful: false,
+            complained: false,
         };
         tasks.spawn_until_cancelled("engine events", async move {
             tokio::select! {
@@ -132,6 +136,7 @@ impl Subscriber {
         let subscription = [b"\x01", self.options.topic.as_bytes()].concat();
         socket.send(&message(&[&subscription])).await?;
         self.metrics.connected();
+        self.complained = false;
         tracing::info!(endpoint = %self.options.endpoint, "engine events: subscribed");
 
         let mut steps = Vec::new();
@@ -199,7 +204,7 @@ impl Subscriber {
     /// A live message: topic, number, payload.
     fn take_message(&mut self, parts: Vec<Bytes>, steps: &mut Vec<Step>) {
         let Ok([_, number, payload]) = <[Bytes; 3]>::try_from(parts) else {
-            self.metrics.refused(Refused::Parts);
+            self.refuse(Refused::Parts, &"it has not three parts");
             return;
         };
         match read_number(&number) {
@@ -207,7 +212,7 @@ impl Subscriber {
                 self.useful = true;
                 self.source.live(number, payload, steps);
             }
-            _ => self.metrics.refused(Refused::Sequence),
+            _ => self.refuse(Refused::Sequence, &"its number is none"),
         }
     }
 
@@ -219,7 +224,7 @@ impl Subscriber {
     ) {
         match answer {
             Ok(Answer::Message(number, payload)) => self.source.replayed(number, payload, steps),
-            Ok(Answer::Broken) => self.metrics.refused(Refused::Parts),
+            Ok(Answer::Broken) => self.refuse(Refused::Parts, &"an answer of other parts"),
             Ok(Answer::End) => {
                 *replay = None;
                 self.metrics.replay_ended(ReplayResult::Complete);
@@ -268,13 +273,22 @@ impl Subscriber {
         }
     }
 
+    /// Counts a message that is not read. A publisher that sends nothing else would fill the log:
+    /// one line for each connection.
+    fn refuse(&mut self, why: Refused, error: &dyn fmt::Display) {
+        self.metrics.refused(why);
+        if !std::mem::replace(&mut self.complained, true) {
+            let endpoint = &self.options.endpoint;
+            tracing::warn!(%endpoint, %error, "engine events: message not read; more are counted");
+        }
+    }
+
     /// Reads a payload. One that cannot be read is a message lost.
     fn read(&mut self, sequence: u64, payload: &[u8]) -> SourceItem {
         let payload = match wire::decode(payload) {
             Ok(payload) => payload,
             Err(error) => {
-                tracing::debug!(sequence, %error, "engine events: broken payload");
-                self.metrics.refused(Refused::Payload);
+                self.refuse(Refused::Payload, &error);
                 return SourceItem::Lost {
                     first: sequence,
                     count: 1,

@@ -4,7 +4,7 @@
 //! costs one write for many tokens and a slow one no delay. The generation, its place and its
 //! metrics live here: a connection that goes away drops them all.
 
-use crate::exchange::{Exchange, too_late};
+use crate::exchange::Exchange;
 use crate::metrics::RequestMetrics;
 use axum::body::Body;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
@@ -85,7 +85,7 @@ impl Running {
     /// Writes what is ready. `Ready` means that the answer has ended.
     fn write(&mut self, cx: &mut Context<'_>, writer: &ChunkWriter, out: &mut Vec<u8>) -> Poll<()> {
         if self.deadline.as_mut().poll(cx).is_ready() {
-            let error = too_late(&self.exchange.app);
+            let error = self.exchange.too_late();
             return self.fail(out, &error);
         }
         if !self.opened {

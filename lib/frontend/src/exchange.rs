@@ -5,6 +5,7 @@
 
 use crate::body::read_json;
 use crate::context::new_id;
+use crate::deadline_headers;
 use crate::error::error_response;
 use crate::metrics::RequestKind;
 use crate::route_headers;
@@ -83,10 +84,15 @@ impl Exchange {
             (RequestContext::default(), Span::none())
         });
         let hints = route_headers::route_hints(&parts.headers)?;
+        let asked = deadline_headers::deadlines(&parts.headers)?;
+        let limit = asked.request.unwrap_or(app.options.http_request_timeout);
         let body = read_json(&parts.headers, body, &app.options).await?;
         let exchange = Self {
-            deadline: began + app.options.http_request_timeout,
-            context,
+            deadline: began + limit,
+            context: RequestContext {
+                deadlines: asked.parts,
+                ..context
+            },
             span,
             hints,
             route: OnceLock::new(),
@@ -125,8 +131,21 @@ impl Exchange {
     ) -> Result<T, RequestError> {
         match timeout_at(self.deadline, work).await {
             Ok(done) => done,
-            Err(_) => Err(too_late(&self.app)),
+            Err(_) => Err(self.too_late()),
         }
+    }
+
+    /// The error of the request past its deadline.
+    pub(crate) fn too_late(&self) -> RequestError {
+        let limit = self.deadline.saturating_duration_since(self.began);
+        RequestError::new(
+            ErrorCode::RequestTimeout,
+            format!(
+                "the request took longer than {} seconds; ask for less, or allow more with \
+                 --http-request-timeout or the x-dynamo-request-timeout-ms header",
+                limit.as_secs_f64()
+            ),
+        )
     }
 
     /// The service's bounds on prompts.
@@ -144,15 +163,4 @@ impl Exchange {
             environment.clock.unix_time().as_secs(),
         )
     }
-}
-
-/// The error of a request past its deadline.
-pub(crate) fn too_late(app: &App) -> RequestError {
-    RequestError::new(
-        ErrorCode::RequestTimeout,
-        format!(
-            "the request took longer than {} seconds",
-            app.options.http_request_timeout.as_secs_f64()
-        ),
-    )
 }

@@ -4,7 +4,7 @@
 //! an answer that does not come to its end.
 
 use crate::error::error_response;
-use crate::exchange::{Exchange, too_late};
+use crate::exchange::Exchange;
 use crate::metrics::{NO_MODEL, RequestMetrics};
 use crate::route_headers::stamp;
 use crate::service::App;
@@ -184,7 +184,7 @@ impl Stream for Passing {
             Poll::Ready(Some(Err(error))) => error,
             Poll::Pending => match running.deadline.as_mut().poll(cx) {
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(()) => too_late(&running.exchange.app),
+                Poll::Ready(()) => running.exchange.too_late(),
             },
         };
         Poll::Ready(self.running.take().map(|running| running.fail(&failed)))

@@ -17,6 +17,7 @@ mod config;
 mod connection;
 pub mod console;
 mod context;
+mod deadline_headers;
 mod embeddings;
 mod error;
 mod events;

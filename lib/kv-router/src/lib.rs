@@ -11,7 +11,6 @@ pub mod cost;
 pub mod decision_log;
 pub mod explain;
 pub mod external;
-pub mod feed;
 pub mod filter;
 pub mod fleet;
 pub mod hit_rate;

@@ -7,6 +7,8 @@
 //! - A model that cannot be taken in is reported once and tried again when its announcements
 //!   change or `RETRY_INTERVAL` is over; it holds up the others for no longer than a fetch may take.
 //! - A stale view removes nothing.
+//! - A model whose last worker left stays for a while: most often another one is starting, and
+//!   requests would rather wait than hear that there is no such model.
 
 use crate::model_set::{Announced, MODEL_CARD_KIND, ModelIdentity, Plan, plan};
 use crate::worker::artefact_endpoint;
@@ -16,7 +18,7 @@ use dynamo_runtime::discovery::{EndpointId, NameError, View};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep_until};
 
 /// How long a model that could not be taken in is left alone.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
@@ -42,6 +44,11 @@ pub(crate) trait Catalogue {
 
     /// Lets a model go: its last worker left.
     fn remove(&self, name: &str);
+
+    /// So many instances announce another model under the name of one that was taken in.
+    fn refused(&self, instances: &BTreeMap<String, u64>) {
+        let _ = instances;
+    }
 }
 
 /// Keeps one catalogue.
@@ -49,7 +56,10 @@ pub(crate) trait Catalogue {
 pub(crate) struct Follower<C> {
     pub(crate) catalogue: C,
     scope: Scope,
+    linger: Duration,
     served: BTreeMap<String, ModelIdentity>,
+    /// Models without workers, and when they are let go.
+    leaving: BTreeMap<String, Instant>,
     /// What was reported already, so that each trouble is one line and not one per event.
     reported: BTreeSet<String>,
 }
@@ -65,12 +75,14 @@ impl Scope {
 }
 
 impl<C: Catalogue> Follower<C> {
-    /// One that has seen nothing yet.
-    pub(crate) fn new(scope: Scope, catalogue: C) -> Self {
+    /// One that has seen nothing yet. Models without workers stay for as long as `linger`.
+    pub(crate) fn new(scope: Scope, linger: Duration, catalogue: C) -> Self {
         Self {
             catalogue,
             scope,
+            linger,
             served: BTreeMap::new(),
+            leaving: BTreeMap::new(),
             reported: BTreeSet::new(),
         }
     }
@@ -81,10 +93,19 @@ impl<C: Catalogue> Follower<C> {
         let mut view = View::default();
         let mut complete = true;
         loop {
+            let retry = (!complete).then(|| Instant::now() + RETRY_INTERVAL);
+            let next = self
+                .leaving
+                .values()
+                .min()
+                .copied()
+                .into_iter()
+                .chain(retry)
+                .min();
             let retry = async {
-                match complete {
-                    true => std::future::pending().await,
-                    false => sleep(RETRY_INTERVAL).await,
+                match next {
+                    Some(next) => sleep_until(next).await,
+                    None => std::future::pending().await,
                 }
             };
             let goes_on = tokio::select! {
@@ -95,12 +116,12 @@ impl<C: Catalogue> Follower<C> {
             if !goes_on {
                 return;
             }
-            complete = self.reconcile(&view).await;
+            complete = self.reconcile(&view, Instant::now()).await;
         }
     }
 
     /// Takes in what is announced. Says whether everything could be.
-    async fn reconcile(&mut self, view: &View) -> bool {
+    async fn reconcile(&mut self, view: &View, now: Instant) -> bool {
         if view.stale_since().is_some() {
             return true;
         }
@@ -110,18 +131,29 @@ impl<C: Catalogue> Follower<C> {
             add,
             refused,
         } = plan(&self.served, &announced);
+        self.leaving.retain(|name, _| remove.contains(name));
         for name in remove {
-            self.served.remove(&name);
-            self.catalogue.remove(&name);
-            tracing::info!(model = name, "model is gone: its last worker left");
+            let due = *self.leaving.entry(name.clone()).or_insert_with(|| {
+                tracing::info!(model = name, "the last worker of the model left");
+                now + self.linger
+            });
+            if due <= now {
+                self.leaving.remove(&name);
+                self.served.remove(&name);
+                self.catalogue.remove(&name);
+                tracing::info!(model = name, "model is gone");
+            }
         }
+        let mut refused_instances: BTreeMap<String, u64> = BTreeMap::new();
         for (name, process) in refused {
+            *refused_instances.entry(name.clone()).or_default() += 1;
             self.report(&format!(
                 "instance {process:x} announces another model under the name {name}; it is not \
                  used while the first has workers",
                 process = process.get()
             ));
         }
+        self.catalogue.refused(&refused_instances);
         let mut complete = true;
         for (name, workers) in add {
             let identity = workers[0].identity.clone();

@@ -136,6 +136,9 @@ pub struct RuntimeInfo {
     /// Tokens computed in one step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_num_batched_tokens: Option<u32>,
+    /// Its engine cannot go on with an answer that another worker has begun.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cannot_continue: bool,
     /// It is a router, which passes requests on and wants to know what they ask of that.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_router: bool,

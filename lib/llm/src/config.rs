@@ -1,8 +1,12 @@
 //! Options of serving a model, each declared here and nowhere else.
 
 use dynamo_config::{ByteSize, options};
+use dynamo_protocols::deadline::Deadlines;
 use std::path::PathBuf;
 use std::time::Duration;
+
+/// Less would refuse everything.
+const LEAST_TIMEOUT: Duration = Duration::from_millis(1);
 
 options! {
     /// Which model, and how it is called.
@@ -29,6 +33,38 @@ options! {
 }
 
 options! {
+    /// What a request may take on its way, and how often it may move.
+    pub struct DeliveryOptions("delivery") {
+        /// How often an answer may move to another worker because one failed; 0: never.
+        migration_limit: u32 = 16, env = "DYN_MIGRATION_LIMIT", max = 1_023;
+        /// Longest answer that moves, prompt included, in tokens; all do if not given.
+        migration_max_seq_len: Option<u32> = None, env = "DYN_MIGRATION_MAX_SEQ_LEN";
+        /// How long a request waits for a worker, also for one that is starting.
+        queue_timeout: Duration = Duration::from_secs(60), env = "DYN_QUEUE_TIMEOUT", min = LEAST_TIMEOUT;
+        /// How long it may take to hand a request over to its worker.
+        dispatch_timeout: Duration = Duration::from_secs(15), env = "DYN_DISPATCH_TIMEOUT", min = LEAST_TIMEOUT;
+        /// How long the first token may take, from when a worker has the request.
+        first_token_timeout: Duration = Duration::from_secs(300), env = "DYN_FIRST_TOKEN_TIMEOUT", min = LEAST_TIMEOUT;
+        /// How long an answer may stand still between two tokens.
+        inter_token_timeout: Duration = Duration::from_secs(60), env = "DYN_INTER_TOKEN_TIMEOUT", min = LEAST_TIMEOUT;
+        /// How long a model stays listed after its last worker left; its requests wait meanwhile.
+        model_linger: Duration = Duration::from_secs(30), env = "DYN_MODEL_LINGER";
+    }
+}
+
+impl DeliveryOptions {
+    /// The deadlines of a request that asks for none of its own.
+    pub fn deadlines(&self) -> Deadlines {
+        Deadlines {
+            queue: Some(self.queue_timeout),
+            dispatch: Some(self.dispatch_timeout),
+            first_token: Some(self.first_token_timeout),
+            inter_token: Some(self.inter_token_timeout),
+        }
+    }
+}
+
+options! {
     /// The echo engine, which gives the prompt back.
     pub struct EchoEngineOptions("echo") {
         /// Wait before each token.
@@ -46,6 +82,7 @@ mod tests {
         let schema = Schema::new()
             .with::<ModelOptions>()
             .with::<PreprocessOptions>()
+            .with::<DeliveryOptions>()
             .with::<EchoEngineOptions>();
         assert_eq!(schema.check(), [""; 0]);
     }

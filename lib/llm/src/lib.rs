@@ -8,6 +8,7 @@ pub mod detokenizer;
 pub mod echo;
 pub mod echo_model;
 pub mod hub;
+pub mod migration;
 pub mod model;
 pub mod model_set;
 pub mod model_watch;

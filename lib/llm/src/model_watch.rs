@@ -7,6 +7,8 @@
 
 use crate::announced_models::{Catalogue, Follower, Scope, sources};
 use crate::card::{GgufVocabulary, ModelAssets, ModelCard};
+use crate::config::DeliveryOptions;
+use crate::migration::{Migrating, MigrationMetrics, MigrationSetup};
 use crate::model::ServedModel;
 use crate::model_set::Announced;
 use crate::registry::ModelRegistry;
@@ -32,6 +34,10 @@ pub struct ModelWatchOptions {
     pub router: RouterOptions,
     /// Folder to keep fetched artefacts in.
     pub cache: PathBuf,
+    /// How requests are kept going.
+    pub delivery: DeliveryOptions,
+    /// Where that is counted.
+    pub migrations: MigrationMetrics,
 }
 
 /// The watcher.
@@ -45,6 +51,8 @@ struct Pipelines {
     runtime: DistributedRuntime,
     registry: ModelRegistry,
     router: RouterOptions,
+    delivery: DeliveryOptions,
+    migrations: MigrationMetrics,
     vocabulary: SharedVocabulary,
     fetcher: ArtefactFetcher,
 }
@@ -82,15 +90,18 @@ impl ModelWatch {
     ) -> Self {
         let plane = Arc::clone(runtime.request_plane());
         let environment = runtime.environment().clone();
+        let linger = options.delivery.model_linger;
         let pipelines = Pipelines {
             fetcher: ArtefactFetcher::new(environment, plane, options.cache),
             runtime: runtime.clone(),
             registry,
             router: options.router,
+            delivery: options.delivery,
+            migrations: options.migrations,
             vocabulary,
         };
         Self {
-            follower: Follower::new(options.scope, pipelines),
+            follower: Follower::new(options.scope, linger, pipelines),
         }
     }
 
@@ -113,6 +124,10 @@ impl Catalogue for Pipelines {
 
     fn remove(&self, name: &str) {
         self.registry.remove(name);
+    }
+
+    fn refused(&self, instances: &BTreeMap<String, u64>) {
+        self.registry.set_refused_instances(instances);
     }
 }
 
@@ -146,12 +161,21 @@ impl Pipelines {
         let engine = RemoteEngine::new(&self.runtime, &record.name, identity, block_size, options)?;
         let engine = engine.asking_routers(card.runtime.is_router);
         engine.ready().await;
+        let router = Some(Arc::clone(engine.router()));
+        let setup = MigrationSetup {
+            options: self.delivery.clone(),
+            has_workers: true,
+            can_continue: !card.runtime.cannot_continue,
+            model: record.name.as_str().into(),
+            metrics: self.migrations.clone(),
+            environment: self.runtime.environment().clone(),
+        };
         Ok(ServedModel {
             card,
             tokenizer,
             template,
-            router: Some(Arc::clone(engine.router())),
-            engine: Arc::new(engine),
+            router,
+            engine: Arc::new(Migrating::new(Arc::new(engine), setup)),
         })
     }
 }

@@ -21,6 +21,7 @@ pub struct ModelRegistry {
     models: Arc<RwLock<BTreeMap<Arc<str>, Listed>>>,
     changes: watch::Sender<()>,
     prompt_tokens: PromptTokenCache,
+    refused_instances: Arc<RwLock<BTreeMap<String, u64>>>,
 }
 
 /// A model, and what came of remembering its prompts' tokens, if they are remembered.
@@ -97,6 +98,17 @@ impl ModelRegistry {
     /// Bytes of prompts that are remembered, of all models.
     pub fn prompt_token_bytes(&self) -> usize {
         self.prompt_tokens.bytes()
+    }
+
+    /// Remembers how many instances announce another model under the name of a served one.
+    pub fn set_refused_instances(&self, instances: &BTreeMap<String, u64>) {
+        self.refused_instances.write().clone_from(instances);
+    }
+
+    /// Instances that announce another model under this name, and get no requests.
+    pub fn refused_instances(&self, name: &str) -> u64 {
+        let refused = self.refused_instances.read();
+        refused.get(name).copied().unwrap_or(0)
     }
 
     /// Tells of every change from now on.

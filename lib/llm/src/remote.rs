@@ -8,6 +8,7 @@
 use crate::model_set::{MODEL_CARD_KIND, ModelIdentity};
 use dynamo_kv_router::config::RouterOptions;
 use dynamo_protocols::RequestError;
+use dynamo_protocols::deadline::Deadlines;
 use dynamo_protocols::engine::{
     EmbedRequest, EmbedResponse, Engine, EngineOutput, EngineRequest, EngineStream, RequestContext,
 };
@@ -22,8 +23,11 @@ use dynamo_runtime::component::{DistributedRuntime, InstanceFilter, TypedClient}
 use dynamo_runtime::discovery::{EndpointId, NameError, ProcessRecord};
 use futures_core::future::BoxFuture;
 use futures_util::StreamExt;
+use std::future::Future;
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::timeout;
 
 /// Name of the endpoint that embeds, beside a component's generating one.
 pub const EMBED_ENDPOINT: &str = "embed";
@@ -125,6 +129,41 @@ fn announces(process: &ProcessRecord, name: &str, identity: &ModelIdentity) -> b
     })
 }
 
+/// Waits for a part of a request until its deadline.
+async fn within<T>(
+    limit: Option<Duration>,
+    part: impl Future<Output = Result<T, RequestError>>,
+    error: fn(f64) -> RequestError,
+) -> Result<T, RequestError> {
+    let Some(limit) = limit else {
+        return part.await;
+    };
+    match timeout(limit, part).await {
+        Ok(done) => done,
+        Err(_) => Err(error(limit.as_secs_f64())),
+    }
+}
+
+fn queue_error(seconds: f64) -> RequestError {
+    RequestError::new(
+        ErrorCode::QueueTimeout,
+        format!(
+            "no worker had room within {seconds}s; try again later, or allow more with \
+             --queue-timeout or the x-dynamo-queue-timeout-ms header"
+        ),
+    )
+}
+
+fn dispatch_error(seconds: f64) -> RequestError {
+    RequestError::new(
+        ErrorCode::DispatchTimeout,
+        format!(
+            "the request could not be handed over to a worker within {seconds}s; allow more with \
+             --dispatch-timeout or the x-dynamo-dispatch-timeout-ms header"
+        ),
+    )
+}
+
 impl Engine for RemoteEngine {
     fn generate(
         &self,
@@ -132,10 +171,16 @@ impl Engine for RemoteEngine {
         mut context: RequestContext,
     ) -> BoxFuture<'_, Result<EngineStream, RequestError>> {
         Box::pin(async move {
-            let routed = match self.asks_routers {
-                false => self.router.route(&request, &context).await?,
-                true => self.route_to_router(&mut request, &mut context).await?,
+            let Deadlines {
+                queue, dispatch, ..
+            } = context.deadlines;
+            let routing = async {
+                match self.asks_routers {
+                    false => self.router.route(&request, &context).await,
+                    true => self.route_to_router(&mut request, &mut context).await,
+                }
             };
+            let routed = within(queue, routing, queue_error).await?;
             let call = Call {
                 choice: request.choice,
                 start_position: request.generated_ids.len() as u64,
@@ -143,7 +188,8 @@ impl Engine for RemoteEngine {
             };
             let request = Arc::new(request);
             let policy = routed.policy(&request);
-            let outputs = self.generate.call(policy, &request, call).await?;
+            let sending = self.generate.call(policy, &request, call);
+            let outputs = within(dispatch, sending, dispatch_error).await?;
             Ok(routed.account(outputs).boxed() as EngineStream)
         })
     }

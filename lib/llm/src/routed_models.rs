@@ -20,6 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::watch;
 
 /// A model with its workers.
@@ -147,7 +148,7 @@ impl RoutedModelWatch {
             fetcher,
         };
         Self {
-            follower: Follower::new(options.scope, routers),
+            follower: Follower::new(options.scope, Duration::ZERO, routers),
         }
     }
 

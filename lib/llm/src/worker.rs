@@ -220,6 +220,6 @@ fn context_of(header: &RequestHeader) -> RequestContext {
         attempt: header.attempt,
         traceparent: header.traceparent.clone(),
         tracestate: header.tracestate.clone(),
-        route: None,
+        ..RequestContext::default()
     }
 }

@@ -18,6 +18,7 @@
 //!
 //! What it does not do: text. Stop strings, detokenisation and templates belong to `dynamo-llm`.
 
+use crate::deadline::Deadlines;
 use crate::error::{ErrorCode, RequestError};
 use crate::kv::{KvEventBatch, KvTransfer};
 use crate::load::LoadReport;
@@ -112,6 +113,10 @@ pub struct RequestContext {
     pub tracestate: Option<Arc<str>>,
     /// What the request asks of the choice of its worker; does not leave the process.
     pub route: Option<Arc<RouteSlip>>,
+    /// Instances that have just failed it: others are asked, if there are any.
+    pub avoid: Option<Arc<[u64]>>,
+    /// How long its parts may take; where not said, as long as the service allows.
+    pub deadlines: Deadlines,
 }
 
 /// One sequence to generate.

@@ -4,6 +4,7 @@
 //! Invariant: no I/O, no clock, no logging, no policy. Types here are what crosses a process or
 //! crate border, and pure functions on them.
 
+pub mod deadline;
 pub mod draw;
 pub mod engine;
 pub mod error;

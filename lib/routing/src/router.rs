@@ -157,7 +157,8 @@ impl WorkerRouter {
     ) -> Result<RoutedCall, RequestError> {
         let shared = &self.shared;
         let question = Question::new(request, context.route.clone(), shared.block_size);
-        let placed = shared.place(&question).await?;
+        let avoid = context.avoid.as_deref().unwrap_or(&[]);
+        let placed = shared.place(&question, avoid).await?;
         Ok(RoutedCall::new(Arc::clone(shared), question, placed))
     }
 
@@ -250,16 +251,24 @@ impl Shared {
         core.members.slots_of(instance).nth(1).is_some()
     }
 
-    /// Finds a worker; waits for one if all are saturated. Dropping the future gives the place in
-    /// the queue up.
-    async fn place(self: &Arc<Self>, question: &Question) -> Result<Placed, RequestError> {
+    /// Finds a worker, none of `avoid` if there are others; waits for one if all are saturated.
+    /// Dropping the future gives the place in the queue up.
+    async fn place(
+        self: &Arc<Self>,
+        question: &Question,
+        avoid: &[u64],
+    ) -> Result<Placed, RequestError> {
         if self.min_workers > 0 {
             self.enough_workers()?;
         }
         let began = Instant::now();
         let seed = self.environment.random.next_u64();
-        let explanation = self.explanation(question, &[], seed);
-        let placed = match self.submit(question, &[], seed)? {
+        let explanation = self.explanation(question, avoid, seed);
+        let submitted = match self.submit(question, avoid, seed) {
+            Err(_) if !avoid.is_empty() => self.submit(question, &[], seed),
+            submitted => submitted,
+        };
+        let placed = match submitted? {
             Ok(placed) => placed,
             Err(waiting) => waiting.wait().await?,
         };

@@ -31,12 +31,18 @@ use crate::discovery::{Discovery, EndpointId, Metadata, NameError};
 use crate::request_plane::{Handler, RequestPlane};
 use crate::status::HealthState;
 use crate::{Environment, Tasks};
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::timeout;
 
 /// How long an instance that cannot be reached is left out: longer than a reconnect takes, and
 /// short enough that a worker that restarted under its old id is used again soon.
 pub const INHIBITED_DURATION: Duration = Duration::from_secs(5);
+
+/// What is kept of a drain's time to tell callers that their answers do not end here: a round trip
+/// and some scheduling.
+const HAND_OVER_TIME: Duration = Duration::from_secs(1);
 
 /// What a process is made of. Cheap to clone; clones are the same runtime.
 #[derive(Debug, Clone)]
@@ -148,6 +154,19 @@ impl DistributedRuntime {
             tracing::warn!(%error, "could not withdraw this process now");
         }
         self.parts.plane.handlers().refuse_new();
+    }
+
+    /// Waits for `finish`, the end of all that is in flight, within `limit`. Shortly before that
+    /// is over it hands over what is left: callers hear that this process drains, and go on with
+    /// another one.
+    pub async fn finish_or_hand_over(&self, finish: impl Future<Output = ()>, limit: Duration) {
+        let mut finish = std::pin::pin!(finish);
+        let grace = limit - HAND_OVER_TIME.min(limit / 2);
+        if timeout(grace, finish.as_mut()).await.is_err() {
+            tracing::info!(?grace, "hands over what could not be finished in time");
+            self.parts.plane.handlers().hand_over();
+            finish.await;
+        }
     }
 
     /// Sockets, clock, random numbers, compute threads.

@@ -288,6 +288,17 @@ fn nonsense_is_followed_by_the_next_server() {
             fake.asked() > 0
         });
         assert!(metric(&front, "dynamo_backends_retries_total") > 0.0);
+        let counted = ["nonsense", "closed"].map(|result| {
+            let labels = format!("backend=\"{}\",result=\"{result}\"", fake.address);
+            metric(
+                &front,
+                &format!("dynamo_backends_requests_total{{{labels}}}"),
+            )
+        });
+        assert!(
+            counted.iter().sum::<f64>() > 0.0,
+            "it is counted by its name"
+        );
         // Alone, it is a typed error and never a hang.
         let front = frontend(&place, &[&fake.address], &[]);
         front.await_models(&["echo"]);
@@ -381,6 +392,9 @@ fn a_server_is_out_while_its_list_is_nonsense() {
     until("it is in", || {
         front.post("/v1/chat/completions", CHAT).status == 200
     });
+    let labels = format!("backend=\"{}\",reason=\"nonsense\"", fake.address);
+    let polls = format!("dynamo_backends_poll_failures_total{{{labels}}}");
+    assert!(metric(&front, &polls) >= 2.0);
     let out = front.log().matches("server is out").count();
     assert_eq!(out, 1, "told once for each change");
 }

@@ -152,6 +152,54 @@ fn an_interrupted_run_prints_what_it_has_and_has_not_succeeded() {
 }
 
 #[test]
+fn a_run_beyond_its_limits_is_printed_and_has_not_passed() {
+    let place = Place::new();
+    let slow = [SINGLE, &["--token-echo-delay", "1h"]].concat();
+    let server = place.start("server", &slow);
+    let url = ["--url", server.address.as_str()];
+    let hung = ["--requests", "3", "--request-timeout", "100ms"];
+    let json = ["--max-failures", "2", "--format", "json"];
+    let ended = bench(&place, &[&url[..], &hung, &json].concat());
+    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+    let result: Value = serde_json::from_str(&ended.stdout).unwrap();
+    assert_eq!(result["requests"]["hung"], 3);
+    assert_eq!(result["verdict"]["passed"], false);
+    // A recipe's process is named, or it is refused.
+    let ended = bench(&place, &[&url[..], &["--recipe", "soak"]].concat());
+    assert_eq!(ended.code, Some(1));
+    assert!(ended.stderr.contains("--watch-pid"), "{}", ended.stderr);
+}
+
+#[test]
+fn a_fleet_takes_a_burst_and_its_frontend_is_watched() {
+    let place = Place::new();
+    let frontend = place.start("frontend", FRONTEND);
+    let fleet = ["mocker", "--num-workers", "8", "--speedup-ratio", "0"];
+    let _fleet = place.start("fleet", &fleet);
+    frontend.await_models(&["mock"]);
+    let url = ["--url", frontend.address.as_str(), "--format", "json"];
+    let burst = ["--recipe", "fleet-burst", "--requests", "256"];
+    let result = figures(&bench(&place, &[&url[..], &burst].concat()));
+    assert_eq!(result["requests"]["completed"], 256);
+    assert_eq!(result["verdict"]["passed"], true);
+    let pid = frontend.pid().to_string();
+    let soak = ["--recipe", "soak", "--requests", "20", "--watch-pid", &pid];
+    let calm = ["--max-rss-growth", "1000"];
+    let result = figures(&bench(&place, &[&url[..], &soak, &calm].concat()));
+    assert!(result["memory"]["rss_bytes_at_end"].as_u64().unwrap() > 1 << 20);
+    let tight = ["--max-rss-growth", "0.01"];
+    let ended = bench(&place, &[&url[..], &soak, &tight].concat());
+    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+    let result: Value = serde_json::from_str(&ended.stdout).unwrap();
+    assert_eq!(result["requests"]["completed"], 20);
+    assert_eq!(result["verdict"]["passed"], false);
+    let nobody = ["--watch-pid", "4294967295", "--requests", "1"];
+    let ended = bench(&place, &[&url[..], &nobody].concat());
+    assert_eq!(ended.code, Some(1));
+    assert!(ended.stderr.contains("--watch-pid"), "{}", ended.stderr);
+}
+
+#[test]
 fn what_cannot_be_measured_says_why() {
     let place = Place::new();
     let server = place.start("server", SINGLE);

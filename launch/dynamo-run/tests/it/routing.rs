@@ -168,8 +168,11 @@ fn a_router_that_starts_late_knows_what_workers_hold_and_forgets_those_that_die(
     }
     let _third = place.start("three", &fleet);
     for frontend in [&first, &second] {
+        // Of the two that died, one may be the last that tells for a moment.
+        until("only what the third holds is known", || {
+            router(frontend)["index"]["blocks"] == 0
+        });
         await_telling(frontend, 1);
-        assert_eq!(router(frontend)["index"]["blocks"], 0);
         let explained = explain(frontend, "rust");
         assert_eq!(explained["candidates"][0]["overlap"]["device"], 0);
     }
@@ -273,9 +276,15 @@ fn a_tenant_that_floods_is_refused_and_counted_and_others_still_get_in() {
         drop(ask_as("flood", format!("number {nth}")));
         waiting(f64::from(nth));
     }
-    let (status, text) = ask_as("flood", "too many".to_owned()).join().unwrap().unwrap();
+    let (status, text) = ask_as("flood", "too many".to_owned())
+        .join()
+        .unwrap()
+        .unwrap();
     assert_eq!(status, 429, "{text}");
-    assert!(text.contains("requests of this tenant wait already"), "{text}");
+    assert!(
+        text.contains("requests of this tenant wait already"),
+        "{text}"
+    );
     let refused = "dynamo_frontend_failures_total{class=\"capacity\",reason=\"rate_limited\"}";
     assert_eq!(metric(refused), 1.0);
     assert_eq!(metric("dynamo_frontend_model_rejection_total{"), 1.0);

@@ -1,12 +1,13 @@
 //! A frontend and its workers: coming, going, dying, taking turns.
 
-use crate::http::ask;
+use crate::http::{Answer, ask};
 use crate::process::{Dynamo, Place};
 use crate::serving::chat;
 use rustix::process::Signal;
 
 pub(crate) const WORKER: &[&str] = &["run", "in=dyn://dynamo.backend.generate", "out=echo"];
-pub(crate) const FRONTEND: &[&str] = &["frontend", "--http-port", "0"];
+/// A frontend that forgets a model with its last worker: most tests want to see it go.
+pub(crate) const FRONTEND: &[&str] = &["frontend", "--http-port", "0", "--model-linger", "0s"];
 /// Makes a stream last.
 pub(crate) const SLOW: &[&str] = &["--token-echo-delay", "10ms"];
 /// Logs by machine, and counts.
@@ -66,9 +67,10 @@ fn a_model_comes_and_goes_with_its_worker() {
 }
 
 #[test]
-fn a_worker_killed_in_a_stream_ends_it_with_a_typed_error() {
+fn a_stream_that_nobody_goes_on_with_ends_with_a_typed_error() {
     let place = Place::new();
-    let frontend = place.start("frontend", FRONTEND);
+    let impatient = [FRONTEND, &["--queue-timeout", "500ms"]].concat();
+    let frontend = place.start("frontend", &impatient);
     let mut worker = place.start("worker", &[WORKER, SLOW].concat());
     frontend.await_models(&["echo"]);
     let mut answer = frontend.post("/v1/completions", &stream(5_000));
@@ -84,22 +86,96 @@ fn a_worker_killed_in_a_stream_ends_it_with_a_typed_error() {
     assert_echoes(&frontend, 0);
 }
 
+/// Text no part of which is there twice: what is lost or doubled shows.
+fn numbers() -> String {
+    (100..175).map(|number| format!("{number} ")).collect()
+}
+
+/// A streaming completion that gives [`numbers`] back.
+fn count() -> String {
+    serde_json::json!({"model": "echo", "prompt": numbers(), "max_tokens": 300, "stream": true})
+        .to_string()
+}
+
+/// The rest of an answer that counts, `read` events of which were read already.
+fn assert_whole(answer: Answer, read: usize, frontend: &Dynamo) {
+    let streamed = answer.streamed();
+    assert!(streamed.complete, "{streamed:?} {}", frontend.log());
+    assert_eq!(streamed.finish.as_deref(), Some("length"));
+    // An event is one character. The first token begins the sequence, and is none.
+    let text = numbers();
+    assert_eq!(streamed.text, text[read..text.len() - 1]);
+}
+
 #[test]
-fn a_worker_that_freezes_in_a_stream_is_lost_and_used_again_when_it_wakes() {
+fn an_answer_goes_on_with_another_worker_when_its_own_is_killed() {
+    let place = Place::new();
+    let frontend = place.start("frontend", FRONTEND);
+    let slow = [WORKER, SLOW].concat();
+    let mut workers = ["one", "two"].map(|name| counted(&place, name, &slow));
+    frontend.await_models(&["echo"]);
+    let mut answer = frontend.post("/v1/completions", &count());
+    for _ in 0..5 {
+        answer.event().unwrap().unwrap();
+    }
+    let busy = workers.iter().position(|it| it.requests_taken() > 0);
+    let busy = &mut workers[busy.unwrap()];
+    busy.signal(Signal::KILL);
+    busy.wait();
+    assert_whole(answer, 5, &frontend);
+    let moved = "dynamo_frontend_model_migration_total{migration_type=\"ongoing_request\",model=\"echo\"} 1";
+    let metrics = frontend.get("/metrics").text();
+    assert!(metrics.contains(moved), "{metrics}");
+}
+
+#[test]
+fn an_answer_waits_for_a_worker_that_takes_the_place_of_the_only_one() {
+    let place = Place::new();
+    let frontend = place.start("frontend", &["frontend", "--http-port", "0"]);
+    let mut worker = place.start("worker", &[WORKER, SLOW].concat());
+    frontend.await_models(&["echo"]);
+    let mut answer = frontend.post("/v1/completions", &count());
+    answer.event().unwrap().unwrap();
+    worker.signal(Signal::KILL);
+    worker.wait();
+    // So does a request that comes meanwhile: the model is still there.
+    let (address, body) = (frontend.address.clone(), count());
+    let asked =
+        std::thread::spawn(move || ask(&address, ("POST", "/v1/completions"), &[], &body).unwrap());
+    assert_eq!(frontend.models(), ["echo"]);
+    let _next = place.start("next", WORKER);
+    assert_whole(answer, 1, &frontend);
+    assert_whole(asked.join().unwrap(), 0, &frontend);
+}
+
+#[test]
+fn an_answer_goes_on_when_its_worker_freezes_and_when_it_wakes() {
     let place = Place::new();
     let frontend = place.start("frontend", FRONTEND);
     let worker = place.start("worker", &[WORKER, SLOW].concat());
     frontend.await_models(&["echo"]);
-    let mut answer = frontend.post("/v1/completions", &stream(5_000));
+    let mut answer = frontend.post("/v1/completions", &count());
     answer.event().unwrap().unwrap();
     worker.signal(Signal::STOP);
-    let streamed = answer.streamed();
-    assert_eq!(streamed.error.as_deref(), Some("worker_lost"));
+    // The frontend notices by itself, and looks for another worker.
+    frontend.await_log("an answer moves to another worker");
     worker.signal(Signal::CONT);
-    crate::process::until("the worker answers again", || {
-        let answer = frontend.post("/v1/completions", &stream(5));
-        answer.status == 200 && answer.streamed().complete
-    });
+    assert_whole(answer, 1, &frontend);
+}
+
+#[test]
+fn a_worker_that_is_told_to_end_hands_over_what_it_cannot_finish() {
+    let place = Place::new();
+    let frontend = place.start("frontend", FRONTEND);
+    let hasty = [WORKER, SLOW, &["--drain-timeout", "200ms"]].concat();
+    let mut first = place.start("first", &hasty);
+    frontend.await_models(&["echo"]);
+    let mut answer = frontend.post("/v1/completions", &count());
+    answer.event().unwrap().unwrap();
+    let _second = place.start("second", WORKER);
+    first.signal(Signal::TERM);
+    assert_eq!(first.wait().code, Some(0));
+    assert_whole(answer, 1, &frontend);
 }
 
 #[test]

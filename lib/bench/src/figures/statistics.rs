@@ -3,7 +3,7 @@
 
 use super::goodput::Targets;
 use super::histogram::{FINE, Histogram};
-use super::record::{End, Record, RequestFigures, shortened};
+use super::record::{End, Failure, Record, RequestFigures, shortened};
 use super::timeline::Timeline;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -25,6 +25,8 @@ pub struct Statistics {
     pub completed: u64,
     /// Requests that failed.
     pub failed: u64,
+    /// Those among them that had no end within the request timeout.
+    pub hung: u64,
     /// Requests that were under way when the run was interrupted.
     pub interrupted: u64,
     /// Requests that met every target.
@@ -91,6 +93,7 @@ impl Statistics {
             targets,
             completed: 0,
             failed: 0,
+            hung: 0,
             interrupted: 0,
             good: 0,
             ttft: Histogram::new(FINE),
@@ -122,6 +125,7 @@ impl Statistics {
             }
             End::Failed(failure) => {
                 self.failed += 1;
+                self.hung += u64::from(*failure == Failure::Timeout);
                 self.add_error(&failure.code(), &failure.to_string());
             }
             End::Interrupted => self.interrupted += 1,

@@ -4,6 +4,7 @@
 use super::svg::{Line, Plot};
 use super::table::{distributions, facts};
 use crate::figures::{Bin, Histogram, milliseconds};
+use crate::memory::Memory;
 use crate::result::ServeResult;
 use serde_json::Value;
 
@@ -96,7 +97,7 @@ fn plots(result: &ServeResult) -> Vec<Plot<'static>> {
         is_log: false,
         lines,
     };
-    vec![
+    let mut plots = vec![
         distribution("Time to first token", &[("TTFT", &statistics.ttft)]),
         distribution(
             "Time between tokens",
@@ -129,7 +130,24 @@ fn plots(result: &ServeResult) -> Vec<Plot<'static>> {
                 over_time("latency p50", &|bin| quantile(&bin.latency, 0.5)),
             ],
         ),
-    ]
+    ];
+    plots.extend(result.memory.as_ref().map(memory_plot));
+    plots
+}
+
+fn memory_plot(memory: &Memory) -> Plot<'static> {
+    let samples = memory.series.samples();
+    let points = samples.map(|it| (it.at.as_secs_f64(), it.bytes as f64 / f64::from(1 << 20)));
+    Plot {
+        title: "Memory of the process that was watched",
+        x_label: "seconds since the start",
+        y_label: "MiB",
+        is_log: false,
+        lines: vec![Line {
+            name: "RSS",
+            points: points.collect(),
+        }],
+    }
 }
 
 fn distribution(title: &'static str, lines: &[(&'static str, &Histogram)]) -> Plot<'static> {

@@ -1,6 +1,7 @@
 //! The result as a table for a terminal.
 
 use crate::figures::{Summary, milliseconds};
+use crate::memory::Memory;
 use crate::result::ServeResult;
 use dynamo_config::Scalar;
 use std::fmt::Write;
@@ -37,10 +38,11 @@ pub(super) fn facts(result: &ServeResult) -> Vec<(&'static str, String)> {
         (
             "requests",
             format!(
-                "{} sent, {} completed, {} failed, {} interrupted",
+                "{} sent, {} completed, {} failed ({} hung), {} interrupted",
                 statistics.sent(),
                 statistics.completed,
                 statistics.failed,
+                statistics.hung,
                 statistics.interrupted
             ),
         ),
@@ -106,7 +108,35 @@ pub(super) fn facts(result: &ServeResult) -> Vec<(&'static str, String)> {
             100.0 * result.cpu_share()
         ),
     ));
+    facts.extend(result.memory.as_ref().map(memory_fact));
+    facts.push(("verdict", verdict(result)));
     facts
+}
+
+fn memory_fact(memory: &Memory) -> (&'static str, String) {
+    let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    let fact = match memory.series.growth() {
+        None => format!("process {}: read too seldom to say", memory.pid),
+        Some(growth) => format!(
+            "process {}: {:.1} MiB at 20 percent of the run, {:.1} MiB at the end ({:.3} times), \
+             {:.1} MiB at most",
+            memory.pid,
+            mebibytes(growth.settled.bytes),
+            mebibytes(growth.end.bytes),
+            growth.ratio,
+            mebibytes(growth.most)
+        ),
+    };
+    ("memory", fact)
+}
+
+fn verdict(result: &ServeResult) -> String {
+    let breaches = result.breaches();
+    if breaches.is_empty() {
+        return "passed".to_owned();
+    }
+    let said: Vec<String> = breaches.iter().map(ToString::to_string).collect();
+    format!("failed: {}", said.join("; "))
 }
 
 fn write_all(text: &mut String, result: &ServeResult) -> std::fmt::Result {
@@ -167,7 +197,8 @@ mod tests {
         });
         let text = table(&result);
         for part in [
-            "21 sent, 20 completed, 1 failed",
+            "21 sent, 20 completed, 1 failed (0 hung)",
+            "verdict        passed",
             "200 of 200 asked for (counted by usage)",
             "within ttft:5ms",
             "50.0 us per token",

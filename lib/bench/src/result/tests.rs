@@ -21,6 +21,7 @@ pub(crate) fn sample() -> ServeResult {
         options: BenchServeOptions::default(),
         model: "<m> & \"co\"".to_owned(),
         statistics,
+        memory: None,
         elapsed: Duration::from_secs(2),
         started_unix: Duration::from_secs(1_700_000_000),
         is_interrupted: false,

@@ -121,10 +121,16 @@ async fn silence_ends_at_the_request_timeout() {
     for reply in [Reply::Silence, Reply::Bytes(events(&[&text("a")]))] {
         let server = Server::start(move |_, _| reply.clone()).await;
         let options = BenchServeOptions {
-            request_timeout: Duration::from_millis(50),
+            request_timeout: Some(Duration::from_millis(50)),
+            max_failures: Some(0),
             ..server.options()
         };
-        assert_eq!(only_error(&run(&options).await.unwrap()).0, "timeout");
+        let result = run(&options).await.unwrap();
+        assert_eq!(only_error(&result).0, "timeout");
+        let hung = result.statistics.hung;
+        assert!(hung > 0 && hung == result.statistics.failed, "{hung}");
+        let said = result.summary_json()["verdict"].to_string();
+        assert!(said.contains("--max-failures allows 0"), "{said}");
     }
 }
 

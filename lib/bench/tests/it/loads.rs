@@ -95,7 +95,7 @@ async fn each_turn_sends_all_that_was_said_before() {
         requests: Some(5),
         turns: 3,
         prefix_tokens: 7,
-        input_tokens: Length::Fixed(10),
+        input_tokens: Some(Length::Fixed(10)),
         turn_input_tokens: Some(Length::Fixed(4)),
         ..server.options()
     };

@@ -7,3 +7,5 @@ mod failures;
 mod loads;
 #[cfg(test)]
 mod server;
+#[cfg(test)]
+mod watching;

@@ -10,37 +10,42 @@ use prometheus::proto::{Gauge, LabelPair, Metric, MetricFamily, MetricType};
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// A figure of a model. Without one the model has no series under this name: a card says only
-/// what its worker knows.
-type Figure = fn(&ServedModel) -> Option<u64>;
+/// A figure of a model, by its name. Without one the model has no series under this name: a card
+/// says only what its worker knows.
+type Figure = fn(&ModelRegistry, &str, &ServedModel) -> Option<u64>;
 
 /// Name, meaning and source of each figure.
 const FIGURES: &[(&str, &str, Figure)] = &[
-    ("model_ready", "Models that are served", |_| Some(1)),
+    ("model_ready", "Models that are served", |_, _, _| Some(1)),
+    (
+        "model_refused_instances",
+        "Instances that announce another model under the name, and get no requests",
+        |models, name, _| Some(models.refused_instances(name)),
+    ),
     (
         "model_context_length",
         "Longest sequence of a model, prompt and output together",
-        |model| Some(model.card.context_length.into()),
+        |_, _, model| Some(model.card.context_length.into()),
     ),
     (
         "model_kv_cache_block_size",
         "Tokens per KV block of a model",
-        |model| Some(model.card.kv_block_size.into()),
+        |_, _, model| Some(model.card.kv_block_size.into()),
     ),
     (
         "model_total_kv_blocks",
         "KV blocks of one worker of a model",
-        |model| model.card.runtime.total_kv_blocks,
+        |_, _, model| model.card.runtime.total_kv_blocks,
     ),
     (
         "model_max_num_seqs",
         "Sequences that one worker of a model computes at once",
-        |model| model.card.runtime.max_num_seqs.map(u64::from),
+        |_, _, model| model.card.runtime.max_num_seqs.map(u64::from),
     ),
     (
         "model_max_num_batched_tokens",
         "Tokens that one worker of a model computes in one step",
-        |model| model.card.runtime.max_num_batched_tokens.map(u64::from),
+        |_, _, model| model.card.runtime.max_num_batched_tokens.map(u64::from),
     ),
 ];
 
@@ -77,8 +82,9 @@ impl Collector for ModelGauges {
     fn collect(&self) -> Vec<MetricFamily> {
         let models = self.models.list();
         let family = |(desc, figure): &(Desc, Figure)| {
-            let shown =
-                |(name, model): &(Arc<str>, Arc<ServedModel>)| Some(series(name, figure(model)?));
+            let shown = |(name, model): &(Arc<str>, Arc<ServedModel>)| {
+                Some(series(name, figure(&self.models, name, model)?))
+            };
             let mut family = MetricFamily::default();
             family.set_name(desc.fq_name.clone());
             family.set_help(desc.help.clone());

@@ -219,6 +219,19 @@ const FIGURES: &[Figure<Figures>] = &[
         |it| it.replicas.losses as f64,
     ),
     (
+        "other_block_size_workers",
+        GAUGE,
+        "Ranks whose KV blocks have another size than the router's: their events find nothing",
+        |it| {
+            let others = it.workers.iter();
+            let others = others.filter(|worker| {
+                let size = worker.load.block_size;
+                size != 0 && size != it.block_size
+            });
+            others.count() as f64
+        },
+    ),
+    (
         "event_lag_seconds",
         GAUGE,
         "Age of the last event when it was heard",

@@ -349,6 +349,32 @@ fn an_orphan_counts_once_its_parents_are_there() {
 }
 
 #[test]
+fn what_is_told_twice_or_was_never_there_is_counted_and_changes_nothing() {
+    let blocks = chain_of(&block_hashes(1, 8));
+    let mut index = Index::default();
+    let gone =
+        |range: std::ops::Range<usize>| removed(blocks[range].iter().map(|it| it.sequence_hash));
+    index.apply(Slot(0), Tier::Device, &gone(0..3));
+    assert_eq!((index.blocks(), index.counters().unknown_removed), (0, 3));
+    index.apply(Slot(0), Tier::Device, &stored(&blocks, 0, 8));
+    index.apply(Slot(0), Tier::Device, &stored(&blocks, 2, 6));
+    let counters = index.counters();
+    assert_eq!(
+        (index.blocks(), counters.stored, counters.duplicate),
+        (8, 8, 4)
+    );
+    // Another worker's, and another tier's, are others.
+    index.apply(Slot(1), Tier::Device, &gone(0..2));
+    index.apply(Slot(0), Tier::Host, &gone(0..2));
+    for _ in 0..2 {
+        index.apply(Slot(0), Tier::Device, &gone(6..8));
+    }
+    let counters = index.counters();
+    assert_eq!((counters.removed, counters.unknown_removed), (2, 3 + 4 + 2));
+    assert_eq!(overlap(&index, &blocks), [(0, [6, 0, 0, 0])]);
+}
+
+#[test]
 fn hashes_that_form_no_chain_are_refused() {
     let blocks = chain_of(&block_hashes(1, 8));
     let mut index = Index::default();

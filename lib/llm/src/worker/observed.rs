@@ -111,7 +111,7 @@ impl Observed {
             attempt: header.attempt,
             traceparent: header.traceparent.take(),
             tracestate: header.tracestate.take(),
-            route: None,
+            ..RequestContext::default()
         };
         let bits = [0; 3].map(|_: u64| self.environment.random.next_u64());
         let trace = TraceContext::received(&context, bits, self.sampler);

@@ -73,7 +73,7 @@ impl WorkerRouter {
     ) -> Result<Placement, RequestError> {
         let shared = &self.shared;
         let question = Question::of_prompt(prompt, slip, shared.block_size);
-        let placed = shared.place(&question).await?;
+        let placed = shared.place(&question, &[]).await?;
         Ok(Placement::new(Arc::clone(shared), question, placed))
     }
 }

@@ -224,3 +224,24 @@ impl Told {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dynamo_protocols::load::LoadReport;
+
+    #[test]
+    fn what_cannot_be_read_costs_only_itself_and_is_counted() {
+        let (told, environment) = (Told::default(), Environment::system());
+        assert!(told.read(b"no news of a worker", &environment).is_none());
+        let event = WorkerEvent {
+            dp_rank: 1,
+            sent_at_ms: 0,
+            news: WorkerNews::Load(LoadReport::default()),
+        };
+        let bytes = rmp_serde::to_vec_named(&event).unwrap();
+        assert_eq!(told.read(&bytes, &environment).unwrap().dp_rank, 1);
+        let counts = told.counts();
+        assert_eq!((counts.malformed, counts.events), (1, 1));
+    }
+}

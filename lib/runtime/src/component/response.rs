@@ -19,7 +19,7 @@ use std::task::{Context, Poll, ready};
 
 /// Instances asked for one call before its error is given to the caller. Two may be gone before
 /// discovery says so (a host that failed); more than that is not one failure.
-const MAX_TRIES: usize = 3;
+pub const MAX_TRIES: usize = 3;
 
 /// The answer of an instance. Dropping it cancels the call.
 pub struct ResponseStream {

@@ -8,6 +8,8 @@
 //! - A handler that refuses new work finishes what it has: [`Registration::refuse_new`] and
 //!   [`Registration::idle`] are the two halves of an endpoint's drain, [`Handlers::refuse_new`]
 //!   begins that of a whole process. The refusal is one that callers may retry elsewhere.
+//! - A process without time to finish what it has hands it over ([`Handlers::hand_over`]): each
+//!   stream ends where it stands, with that same refusal.
 //! - Dropping the [`Registration`] takes the handler away; its running streams go on.
 
 use super::{Handler, IncomingRequest, Item, ItemStream};
@@ -33,6 +35,7 @@ const RETRY_AFTER_DRAIN: Duration = Duration::from_secs(1);
 pub struct Handlers {
     by_endpoint: Arc<Mutex<BTreeMap<EndpointId, Arc<Registered>>>>,
     refusing: CancellationToken,
+    handing_over: CancellationToken,
 }
 
 /// A handler in its place. Dropping it takes the handler away.
@@ -106,6 +109,18 @@ impl Handlers {
     /// Cancelled once all new calls are refused, for backends that tell their peers.
     pub fn refusing(&self) -> &CancellationToken {
         &self.refusing
+    }
+
+    /// Ends all running streams, in a way that callers go on elsewhere: there is no time left to
+    /// finish them.
+    pub fn hand_over(&self) {
+        self.refuse_new();
+        self.handing_over.cancel();
+    }
+
+    /// Resolves when running streams are to end with [`draining`].
+    pub(super) async fn handing_over(&self) {
+        self.handing_over.cancelled().await;
     }
 
     /// Hands a call to its handler. The stream it gives back counts as running until dropped.

@@ -8,7 +8,7 @@
 //! - Each stream that is not cancelled writes exactly one END.
 
 use super::frame::{self, MAX_FRAME_BYTES};
-use super::handlers::Handlers;
+use super::handlers::{Handlers, draining};
 use super::inbox::cost;
 use super::outbox::Outbox;
 use super::{IncomingRequest, Item, ItemStream};
@@ -78,6 +78,7 @@ impl ServerStream {
             biased;
             () = self.cancel.cancelled() => return,
             () = until(deadline) => Ok(Err(deadline_error())),
+            () = handlers.handing_over() => Ok(Err(draining())),
             ended = self.pump(stream, request, &handlers, &outbox, &mut items) => ended,
         };
         let Ok(ended) = ended else { return };
