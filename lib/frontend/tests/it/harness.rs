@@ -10,6 +10,7 @@ use dynamo_frontend::{
 use dynamo_llm::byte_tokenizer::ByteTokenizer;
 use dynamo_llm::card::ModelCard;
 use dynamo_llm::echo::{EchoEngine, EchoOptions};
+use dynamo_llm::migration::MigrationMetrics;
 use dynamo_llm::model::ServedModel;
 use dynamo_llm::registry::ModelRegistry;
 use dynamo_llm::template::{ChatTemplate, SpecialTokens};
@@ -54,6 +55,7 @@ pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     pub(crate) engine: Arc<Gated>,
     pub(crate) models: ModelRegistry,
+    pub(crate) migrations: MigrationMetrics,
     pub(crate) drain: CancellationToken,
     pub(crate) tasks: Tasks,
     drained: Mutex<Option<oneshot::Receiver<Drained>>>,
@@ -113,7 +115,14 @@ pub(crate) async fn bind(
     options: FrontendOptions,
     models: &ModelRegistry,
 ) -> Result<BoundFrontend, BindError> {
-    let registry = MetricsRegistry::new();
+    bind_showing(options, models, MetricsRegistry::new()).await
+}
+
+async fn bind_showing(
+    options: FrontendOptions,
+    models: &ModelRegistry,
+    registry: MetricsRegistry,
+) -> Result<BoundFrontend, BindError> {
     let metrics = FrontendMetrics::new(&registry, &options.metrics_prefix).unwrap();
     let frontend = Frontend {
         options,
@@ -214,7 +223,9 @@ impl Server {
             router: None,
         };
         models.add(MODEL, Arc::new(model));
-        let bound = bind(options, &models).await.unwrap();
+        let registry = MetricsRegistry::new();
+        let migrations = MigrationMetrics::shown_by(&registry, &options.metrics_prefix).unwrap();
+        let bound = bind_showing(options, &models, registry).await.unwrap();
         let (address, tasks, drain) = (bound.local_addr(), Tasks::root(), CancellationToken::new());
         let (sender, drained) = oneshot::channel();
         let (below, draining) = (tasks.clone(), drain.clone());
@@ -226,6 +237,7 @@ impl Server {
             address,
             engine,
             models,
+            migrations,
             drain,
             tasks,
             drained: Mutex::new(Some(drained)),

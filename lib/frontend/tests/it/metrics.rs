@@ -1,12 +1,18 @@
 //! What `/metrics` shows after real requests, and whether the page about it says the same.
 
-use crate::harness::{MODEL, Reply, Server, patiently, read_until, request};
+use crate::harness::{MODEL, Reply, Server, environment, patiently, read_until, request};
 use dynamo_llm::card::RuntimeInfo;
+use dynamo_llm::config::DeliveryOptions;
+use dynamo_llm::migration::{Migrating, MigrationSetup};
 use dynamo_llm::model::ServedModel;
-use dynamo_protocols::engine::Engine;
+use dynamo_protocols::engine::{Engine, EngineRequest, EngineStream, RequestContext};
+use dynamo_protocols::load::LoadReport;
+use dynamo_protocols::{ErrorCode, RequestError};
+use futures_core::future::BoxFuture;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::io::AsyncWriteExt;
 
 const PAGE: &str = include_str!("../../../../docs/reference/metrics.md");
@@ -105,6 +111,56 @@ fn value(text: &str, series: &str) -> f64 {
         .unwrap()
 }
 
+/// A worker that is lost with its first request, and another one in its place.
+#[derive(Debug)]
+struct LostOnce {
+    lost: AtomicBool,
+    next: Arc<dyn Engine>,
+}
+
+impl Engine for LostOnce {
+    fn generate(
+        &self,
+        request: EngineRequest,
+        context: RequestContext,
+    ) -> BoxFuture<'_, Result<EngineStream, RequestError>> {
+        if !self.lost.swap(true, Ordering::Relaxed) {
+            let lost = RequestError::new(ErrorCode::WorkerLost, "lost");
+            return Box::pin(std::future::ready(Err(lost)));
+        }
+        self.next.generate(request, context)
+    }
+
+    fn load(&self) -> LoadReport {
+        self.next.load()
+    }
+
+    fn drain(&self) -> BoxFuture<'_, ()> {
+        self.next.drain()
+    }
+}
+
+/// Serves a model whose first request moves.
+fn serve_moving(server: &Server) {
+    let model = ServedModel::clone(&server.models.find(MODEL).unwrap());
+    let engine = Arc::new(LostOnce {
+        lost: AtomicBool::new(false),
+        next: Arc::clone(&model.engine),
+    });
+    let setup = MigrationSetup {
+        options: DeliveryOptions::default(),
+        has_workers: true,
+        can_continue: true,
+        model: "moving".into(),
+        metrics: server.migrations.clone(),
+        environment: environment(),
+    };
+    let engine = Arc::new(Migrating::new(engine, setup));
+    server
+        .models
+        .add("moving", Arc::new(ServedModel { engine, ..model }));
+}
+
 #[tokio::test]
 async fn the_page_lists_what_is_gathered_and_nothing_else() {
     let server = Server::with(|options| options.http_max_requests = 1).await;
@@ -117,6 +173,9 @@ async fn the_page_lists_what_is_gathered_and_nothing_else() {
     serve_with_runtime(&server, "other", runtime);
     let ok = |reply: Reply| assert_eq!(reply.status, 200, "{}", reply.text());
     ok(server.post("/v1/completions", completion("")).await);
+    serve_moving(&server);
+    let moves = completion("").replace(MODEL, "moving");
+    ok(server.post("/v1/completions", moves).await);
     let embedding = json!({"model": MODEL, "input": "abc"}).to_string();
     ok(server.post("/v1/embeddings", embedding).await);
     // One client has the only place and goes away; another is refused meanwhile.
