@@ -32,6 +32,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
 
 /// How long text, stdin and batch wait for a worker to announce a model.
 const WAIT_FOR_MODEL: Duration = Duration::from_secs(10);
@@ -175,6 +176,7 @@ async fn attach(
                 options: process.options.get::<DeliveryOptions>().clone(),
                 has_workers: false,
                 can_continue: false,
+                gone: CancellationToken::new(),
                 model: local.name.as_str().into(),
                 metrics: migrations(process)?,
                 environment: process.environment.clone(),

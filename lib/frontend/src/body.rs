@@ -6,6 +6,7 @@ use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use dynamo_protocols::error::{ErrorCode, RequestError};
 use http_body_util::BodyExt;
+use std::time::Duration;
 use tokio::time::timeout;
 
 /// A body that is announced is read into a buffer of this size at most at once: a client may
@@ -19,18 +20,24 @@ pub(crate) async fn read_json(
     options: &FrontendOptions,
 ) -> Result<Vec<u8>, RequestError> {
     check_type(headers)?;
-    match timeout(
-        options.http_body_timeout,
-        read(headers, body, options.http_body_limit.as_usize()),
-    )
-    .await
-    {
+    let limit = options.http_body_limit.as_usize();
+    read_body(headers, body, limit, options.http_body_timeout).await
+}
+
+/// A body of at most `limit` bytes that arrives within `patience`.
+pub async fn read_body(
+    headers: &HeaderMap,
+    body: Body,
+    limit: usize,
+    patience: Duration,
+) -> Result<Vec<u8>, RequestError> {
+    match timeout(patience, read(headers, body, limit)).await {
         Ok(read) => read,
         Err(_) => Err(RequestError::new(
             ErrorCode::ClientTimeout,
             format!(
                 "the body did not arrive within {} seconds",
-                options.http_body_timeout.as_secs_f64()
+                patience.as_secs_f64()
             ),
         )),
     }

@@ -35,6 +35,7 @@ mod server;
 mod service;
 
 pub use auth::{KeyFileError, parse_key_file};
+pub use body::read_body;
 pub use config::FrontendOptions;
 pub use error::{error_response, json_response};
 pub use metrics::FrontendMetrics;

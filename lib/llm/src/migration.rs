@@ -47,6 +47,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use tokio::time::{Instant, Sleep, sleep};
+use tokio_util::sync::CancellationToken;
 
 /// An engine whose answers move when their worker fails.
 pub struct Migrating {
@@ -65,6 +66,8 @@ pub struct MigrationSetup {
     pub can_continue: bool,
     /// The model's name in metrics and messages.
     pub model: Arc<str>,
+    /// Cancelled when the model is gone for good: nobody will come who goes on.
+    pub gone: CancellationToken,
     /// Where moves are counted.
     pub metrics: MigrationMetrics,
     /// Random numbers.
@@ -260,7 +263,9 @@ impl Answer {
         let Verdict::Again { wait, moved } = self.moves.judge(&error, now, progressed, bits) else {
             return Some(self.give_up(error));
         };
-        if !may_move {
+        // Without a worker there will be none; with one it may go on.
+        let is_hopeless = error.code == ErrorCode::ModelNotReady && self.setup.gone.is_cancelled();
+        if !may_move || is_hopeless {
             return Some(self.give_up(error));
         }
         let context = &mut self.context;

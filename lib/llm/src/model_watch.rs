@@ -17,10 +17,12 @@ use dynamo_kv_router::config::RouterOptions;
 use dynamo_runtime::artefact::{ArtefactError, ArtefactFetcher};
 use dynamo_runtime::component::DistributedRuntime;
 use dynamo_runtime::discovery::{ArtefactRef, NameError, View};
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
 
 /// Reads vocabularies of GGUF files, where the build has an engine that can.
 pub type SharedVocabulary = Option<Arc<dyn GgufVocabulary>>;
@@ -55,6 +57,8 @@ struct Pipelines {
     migrations: MigrationMetrics,
     vocabulary: SharedVocabulary,
     fetcher: ArtefactFetcher,
+    /// Cancelled when a model is gone, so that its requests do not wait for it.
+    gone: Mutex<BTreeMap<String, CancellationToken>>,
 }
 
 /// Why an announced model is not served.
@@ -93,6 +97,7 @@ impl ModelWatch {
         let linger = options.delivery.model_linger;
         let pipelines = Pipelines {
             fetcher: ArtefactFetcher::new(environment, plane, options.cache),
+            gone: Mutex::default(),
             runtime: runtime.clone(),
             registry,
             router: options.router,
@@ -116,14 +121,17 @@ impl Catalogue for Pipelines {
     type Error = BuildError;
 
     async fn take_in(&self, workers: &[Announced], view: &View) -> Result<(), BuildError> {
-        let model = self.build(workers, view).await?;
+        let gone = CancellationToken::new();
+        let model = self.build(workers, view, gone.clone()).await?;
         let name = workers[0].card.name.clone();
-        self.registry.add(name, Arc::new(model));
+        self.registry.add(name.as_str(), Arc::new(model));
+        self.leaves(name, Some(gone));
         Ok(())
     }
 
     fn remove(&self, name: &str) {
         self.registry.remove(name);
+        self.leaves(name.to_owned(), None);
     }
 
     fn refused(&self, instances: &BTreeMap<String, u64>) {
@@ -132,7 +140,24 @@ impl Catalogue for Pipelines {
 }
 
 impl Pipelines {
-    async fn build(&self, workers: &[Announced], view: &View) -> Result<ServedModel, BuildError> {
+    /// The model of this name is gone, and another one is there in its place, or none.
+    fn leaves(&self, name: String, next: Option<CancellationToken>) {
+        let mut gone = self.gone.lock();
+        let former = match next {
+            Some(next) => gone.insert(name, next),
+            None => gone.remove(&name),
+        };
+        if let Some(former) = former {
+            former.cancel();
+        }
+    }
+
+    async fn build(
+        &self,
+        workers: &[Announced],
+        view: &View,
+        gone: CancellationToken,
+    ) -> Result<ServedModel, BuildError> {
         let record = &workers[0].card;
         let card: ModelCard = serde_json::from_value(record.body.clone())?;
         let sources = sources(workers, view)?;
@@ -167,6 +192,7 @@ impl Pipelines {
             has_workers: true,
             can_continue: !card.runtime.cannot_continue,
             model: record.name.as_str().into(),
+            gone,
             metrics: self.migrations.clone(),
             environment: self.runtime.environment().clone(),
         };

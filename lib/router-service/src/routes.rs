@@ -11,7 +11,7 @@ use axum::http::{HeaderValue, Method, StatusCode, Uri};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{delete, get, post};
-use dynamo_frontend::{error_response, json_response};
+use dynamo_frontend::{error_response, json_response, read_body};
 use dynamo_kv_router::decision_log::End;
 use dynamo_llm::routed_models::RoutedModel;
 use dynamo_protocols::error::{ErrorCode, RequestError};
@@ -19,11 +19,9 @@ use dynamo_protocols::openai::parse;
 use dynamo_routing::Placement;
 use dynamo_routing::figures::WorkerFigures;
 use dynamo_runtime::telemetry::metrics::CONTENT_TYPE as METRICS_TYPE;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::timeout;
 
 /// Largest body: a million tokens, written out.
 const MAX_BODY_BYTES: usize = 16 * 1024 * 1024;
@@ -170,30 +168,16 @@ async fn ask(app: &App, request: Request) -> Result<(Arc<RoutedModel>, Asked), R
             "this router is stopping; ask another",
         ));
     }
-    let body = read(request.into_body()).await?;
+    let body = read(request).await?;
     let question: Question = parse(&body)?;
     let model = app.models.find(&question.model)?;
     let asked = question.check(&model)?;
     Ok((model, asked))
 }
 
-async fn read(body: Body) -> Result<Vec<u8>, RequestError> {
-    let reading = Limited::new(body, MAX_BODY_BYTES).collect();
-    let Ok(read) = timeout(BODY_TIMEOUT, reading).await else {
-        let message = format!("the body did not arrive within {}s", BODY_TIMEOUT.as_secs());
-        return Err(RequestError::new(ErrorCode::ClientTimeout, message));
-    };
-    match read {
-        Ok(read) => Ok(read.to_bytes().into()),
-        Err(error) if error.is::<LengthLimitError>() => Err(RequestError::new(
-            ErrorCode::PayloadTooLarge,
-            format!("the body is larger than {MAX_BODY_BYTES} bytes; shorten it"),
-        )),
-        Err(_) => Err(RequestError::new(
-            ErrorCode::ClientClosed,
-            "the body ended before it was complete",
-        )),
-    }
+async fn read(request: Request) -> Result<Vec<u8>, RequestError> {
+    let (parts, body) = request.into_parts();
+    read_body(&parts.headers, body, MAX_BODY_BYTES, BODY_TIMEOUT).await
 }
 
 /// Holds a placement under a new id. `None` if there is no room any more.
@@ -252,7 +236,7 @@ fn progress(app: &App, id: &str, step: fn(&mut Placement)) -> Result<Done, Reque
 async fn end(State(app): State<Arc<App>>, Path(id): Path<String>, request: Request) -> Response {
     let ended = async {
         let number = read_id(&id)?;
-        let body = read(request.into_body()).await?;
+        let body = read(request).await?;
         let ended: Ended = match body.is_empty() {
             true => Ended::default(),
             false => parse(&body)?,

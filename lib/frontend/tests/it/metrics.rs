@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::io::AsyncWriteExt;
+use tokio_util::sync::CancellationToken;
 
 const PAGE: &str = include_str!("../../../../docs/reference/metrics.md");
 
@@ -152,6 +153,7 @@ fn serve_moving(server: &Server) {
         has_workers: true,
         can_continue: true,
         model: "moving".into(),
+        gone: CancellationToken::new(),
         metrics: server.migrations.clone(),
         environment: environment(),
     };

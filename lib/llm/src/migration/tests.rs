@@ -93,6 +93,7 @@ fn migrating(engine: &Arc<Scripted>, change: impl FnOnce(&mut MigrationSetup)) -
         has_workers: true,
         can_continue: true,
         model: "m".into(),
+        gone: CancellationToken::new(),
         metrics: MigrationMetrics::new("dynamo_frontend").unwrap(),
         environment: Environment::system(),
     };
@@ -268,6 +269,15 @@ fn without_workers_a_request_waits_for_its_queue_deadline() {
         let waited = began.elapsed();
         assert!((3..5).contains(&waited.as_secs()), "{waited:?}");
     });
+}
+
+#[test]
+fn requests_do_not_wait_for_a_model_that_is_gone() {
+    let engine = Scripted::new(&vec![Script::Refuse(ErrorCode::ModelNotReady); 9]);
+    let migrating = migrating(&engine, |setup| setup.gone.cancel());
+    let answer = block_on(read(&migrating, request(10), RequestContext::default()));
+    assert_eq!(answer.2, Some(ErrorCode::ModelNotReady));
+    assert_eq!(engine.asked.lock().len(), 1);
 }
 
 fn script() -> impl Strategy<Value = Script> {
