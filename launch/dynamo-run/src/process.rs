@@ -131,7 +131,13 @@ impl Process {
     pub(crate) async fn join(&self) -> anyhow::Result<DistributedRuntime> {
         let options: &RuntimeOptions = self.options.get();
         let folders = self.surroundings.system_folders();
-        let discovery = discovery::open(options, &folders, self.environment.clone(), &self.tasks)?;
+        let discovery = discovery::open(
+            options,
+            &folders,
+            self.environment.clone(),
+            &self.tasks,
+            &self.metrics,
+        )?;
         let plane_options = TcpPlaneOptions {
             host: options.tcp_host.clone(),
             port: options.tcp_port,
