@@ -221,7 +221,11 @@ impl fmt::Debug for EtcdDiscovery {
 impl Shared {
     /// An error as the caller of discovery is told of it.
     pub(super) fn failure(&self, error: &CallError) -> DiscoveryError {
-        let reason = format!("{}: {error}; {}", self.settings.shown(), error.hint());
+        let reason = format!(
+            "{}: {error}; {}",
+            self.settings.shown(),
+            self.settings.hint(error)
+        );
         match error.meaning() {
             Meaning::Refused => DiscoveryError::Refused {
                 backend: "etcd",

@@ -188,7 +188,7 @@ impl Follower<'_> {
             self.is_troubled = true;
             tracing::warn!(
                 endpoints = %self.shared.settings.shown(), %error,
-                "etcd is out of reach, keeping the last known view and trying again: {}", error.hint()
+                "etcd is out of reach, keeping the last known view and trying again: {}", self.shared.settings.hint(error)
             );
         }
         sleep(pause).await;
@@ -218,6 +218,10 @@ fn entry(value: &[u8]) -> Option<Entry> {
     if value == WITHDRAWN {
         return Some(Entry::Withdrawn);
     }
+    // A list would be read as a record's fields in their order.
+    if !value.starts_with(b"{") {
+        return None;
+    }
     let record: ProcessRecord = serde_json::from_slice(value).ok()?;
     record.validate().ok()?;
     Some(Entry::Record(Arc::new(record)))
@@ -245,6 +249,6 @@ mod tests {
         assert_eq!(entry(b"null"), Some(Entry::Withdrawn));
         assert_eq!(entry(b"{}"), Some(Entry::Record(Arc::default())));
         assert_eq!(entry(b"\xff"), None);
-        assert_eq!(entry(b"[1]"), None);
+        assert_eq!(entry(b"[]"), None);
     }
 }

@@ -226,7 +226,7 @@ impl Keeper {
             self.is_troubled = true;
             tracing::warn!(
                 endpoints = %self.shared.settings.shown(), %error,
-                "cannot announce this process in etcd, trying again until it works: {}", error.hint()
+                "cannot announce this process in etcd, trying again until it works: {}", self.shared.settings.hint(&error)
             );
         }
         let (error, tried) = (Arc::new(error), self.tried);

@@ -47,6 +47,9 @@ pub enum Meaning {
     NoUserNeeded,
 }
 
+const TLS_HINT: &str = "check --etcd-ca, --etcd-client-cert and --etcd-client-key \
+    (ETCD_AUTH_CA, ETCD_AUTH_CLIENT_CERT, ETCD_AUTH_CLIENT_KEY)";
+
 /// Codes of gRPC that decide by themselves.
 const PERMISSION_DENIED: u32 = 7;
 
@@ -108,10 +111,10 @@ impl CallError {
         }
     }
 
-    /// What may mend it, for people.
-    pub fn hint(&self) -> &'static str {
+    /// What may mend it, for people; `is_tls`: there are endpoints that speak TLS.
+    pub(super) fn hint(&self, is_tls: bool) -> &'static str {
         match self {
-            Self::Tls(_) => "check --etcd-ca, --etcd-client-cert and --etcd-client-key",
+            Self::Tls(_) => TLS_HINT,
             Self::Status { message, .. }
                 if message.contains("larger") || message.contains("large") =>
             {
@@ -121,9 +124,9 @@ impl CallError {
                 "check --etcd-username and --etcd-password (ETCD_AUTH_USERNAME, ETCD_AUTH_PASSWORD), \
                  and that the user may read and write keys below /dynamo/v1/"
             }
-            Self::Broken(text) if text.contains("certificate") => {
-                "check --etcd-ca, --etcd-client-cert and --etcd-client-key"
-            }
+            Self::Broken(text) if text.contains("certificate") => TLS_HINT,
+            // A server that misses a certificate says so, and closes before it is heard.
+            Self::Broken(text) if is_tls && !text.contains("refused") => TLS_HINT,
             _ => "check --etcd-endpoints (ETCD_ENDPOINTS), and that etcd runs there",
         }
     }
@@ -171,13 +174,16 @@ mod tests {
             3,
             "etcdserver: authentication failed, invalid user ID or password",
         );
-        assert!(wrong.hint().contains("--etcd-password"));
+        assert!(wrong.hint(false).contains("--etcd-password"));
         assert!(
             status(3, "etcdserver: request is too large")
-                .hint()
+                .hint(false)
                 .contains("--max-request-bytes")
         );
         let gone = CallError::TimedOut(Duration::from_secs(1));
-        assert!(gone.hint().contains("--etcd-endpoints"));
+        assert!(gone.hint(false).contains("--etcd-endpoints"));
+        let closed = CallError::Broken("broken pipe".to_owned());
+        assert!(closed.hint(false).contains("--etcd-endpoints"));
+        assert!(closed.hint(true).contains("--etcd-client-cert"));
     }
 }

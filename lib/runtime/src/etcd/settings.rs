@@ -1,5 +1,6 @@
 //! Where etcd is and who asks: the options, checked once, before anything talks.
 
+use super::error::CallError;
 use super::tls::{TlsError, TlsFiles};
 use crate::config::RuntimeOptions;
 use dynamo_config::Secret;
@@ -125,6 +126,11 @@ impl EtcdSettings {
             tls,
             lease_ttl: options.etcd_lease_ttl,
         })
+    }
+
+    /// What may mend an error, for people.
+    pub fn hint(&self, error: &CallError) -> &'static str {
+        error.hint(self.endpoints.iter().any(|endpoint| endpoint.tls))
     }
 
     /// The endpoints, for people.

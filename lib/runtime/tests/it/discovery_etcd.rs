@@ -61,7 +61,7 @@ impl Process {
         let families = self.metrics.collect();
         let family = families.iter().find(|family| family.name() == name);
         let metric = &family.unwrap().get_metric()[0];
-        metric.get_gauge().value() + metric.get_counter().value()
+        metric.get_gauge().get_value() + metric.get_counter().get_value()
     }
 
     async fn until_metric(&self, name: &str, is_so: impl Fn(f64) -> bool) {
