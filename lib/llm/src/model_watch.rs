@@ -8,7 +8,8 @@
 //! - A model that cannot be built (a wrong artefact hash, a vocabulary this build cannot read) is
 //!   reported once and tried again when its announcements change or `RETRY_INTERVAL` is over; it
 //!   holds up the others for no longer than a fetch may take.
-//! - A stale view removes nothing.
+//! - A stale view is used like any other: discovery takes nobody out of it but by their own word,
+//!   and whoever comes in it can be reached.
 
 use crate::card::{GgufVocabulary, ModelAssets, ModelCard};
 use crate::model::ServedModel;
@@ -148,9 +149,6 @@ impl ModelWatch {
 
     /// Serves what is announced. Says whether everything could be.
     async fn reconcile(&mut self, view: &View) -> bool {
-        if view.stale_since().is_some() {
-            return true;
-        }
         let announced = self.announced(view);
         let Plan {
             remove,

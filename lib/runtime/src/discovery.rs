@@ -45,7 +45,6 @@ pub use view::{DiscoveryEvent, View};
 
 use crate::config::{DiscoveryBackend, RuntimeOptions};
 use crate::etcd::{EtcdSettings, SettingsError};
-use crate::telemetry::{MetricsError, MetricsRegistry};
 use crate::{Environment, Tasks};
 use dynamo_protocols::{ErrorCode, RequestError};
 use futures_core::future::BoxFuture;
@@ -112,9 +111,6 @@ pub enum DiscoveryError {
     /// The options of the `etcd` backend make no sense.
     #[error(transparent)]
     Etcd(#[from] SettingsError),
-    /// The backend's metrics are there already.
-    #[error(transparent)]
-    Metrics(#[from] MetricsError),
     /// The folder of the `file` backend may not be used.
     #[error(transparent)]
     Folder(#[from] file_folder::FolderError),
@@ -129,14 +125,14 @@ pub struct SystemFolders {
     pub temp_dir: PathBuf,
 }
 
-/// Opens the backend that the options name. Its tasks run below `tasks`, its figures are registered
-/// with `metrics`.
+/// Opens the backend that the options name. Its tasks run below `tasks`. Only the `etcd` backend
+/// fills `metrics`.
 pub fn open(
     options: &RuntimeOptions,
     folders: &SystemFolders,
     environment: Environment,
     tasks: &Tasks,
-    metrics: &MetricsRegistry,
+    metrics: &DiscoveryMetrics,
 ) -> Result<Arc<dyn Discovery>, DiscoveryError> {
     match options.discovery_backend {
         DiscoveryBackend::Mem => Ok(Arc::new(mem::MemRegistry::new().join())),
@@ -150,9 +146,7 @@ pub fn open(
         }
         DiscoveryBackend::Etcd => {
             let settings = EtcdSettings::new(options)?;
-            let figures = DiscoveryMetrics::new()?;
-            metrics.register(figures.clone())?;
-            let started = etcd::EtcdDiscovery::start(settings, environment, tasks, figures);
+            let started = etcd::EtcdDiscovery::start(settings, environment, tasks, metrics);
             Ok(Arc::new(started))
         }
     }
@@ -196,7 +190,6 @@ impl From<DiscoveryError> for RequestError {
             DiscoveryError::Record(_)
             | DiscoveryError::Refused { .. }
             | DiscoveryError::Etcd(_)
-            | DiscoveryError::Metrics(_)
             | DiscoveryError::Folder(_) => ErrorCode::Internal,
         };
         Self::new(code, error.to_string())

@@ -26,7 +26,7 @@
 
 use super::etcd_keeper::{Keeper, Outcome};
 use super::feed::{DiscoveryWatch, Feed};
-use super::metrics::DiscoveryMetrics;
+use super::metrics::{DiscoveryMetrics, HandleMetrics};
 use super::{Discovery, DiscoveryError, ProcessId, ProcessRecord, etcd_follower};
 use crate::etcd::{CallError, EtcdSettings, Meaning};
 use crate::{Environment, Tasks};
@@ -85,7 +85,7 @@ pub(super) struct Shared {
     pub(super) tasks: Tasks,
     pub(super) timings: Timings,
     pub(super) feed: Feed,
-    pub(super) metrics: DiscoveryMetrics,
+    pub(super) metrics: HandleMetrics,
     pub(super) wish: watch::Sender<Wish>,
     /// The process is to look as if it had been killed.
     pub(super) is_abandoned: AtomicBool,
@@ -124,7 +124,7 @@ impl EtcdDiscovery {
         settings: EtcdSettings,
         environment: Environment,
         tasks: &Tasks,
-        metrics: DiscoveryMetrics,
+        metrics: &DiscoveryMetrics,
     ) -> Self {
         let tasks = tasks.child();
         let shared = Arc::new(Shared {
@@ -133,7 +133,7 @@ impl EtcdDiscovery {
             environment,
             tasks: tasks.clone(),
             feed: Feed::new(),
-            metrics,
+            metrics: metrics.handle(),
             wish: watch::Sender::new(Wish::default()),
             is_abandoned: AtomicBool::new(false),
         });

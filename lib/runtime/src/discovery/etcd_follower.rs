@@ -33,7 +33,7 @@ pub(super) async fn follow(shared: Arc<Shared>) {
         }
         // Nobody looks from here on: what is known becomes outdated.
         shared.feed.forget();
-        shared.metrics.unwatched();
+        shared.metrics.set_stale(false);
     }
 }
 
@@ -63,7 +63,7 @@ async fn follow_while_watched(shared: &Shared) {
         let error = match dialer.dial().await {
             Ok(link) => {
                 if was_connected {
-                    shared.metrics.reconnects.inc();
+                    shared.metrics.figures().reconnects.inc();
                 }
                 was_connected = true;
                 follower.mirror(&link).await
@@ -162,7 +162,7 @@ impl Follower<'_> {
     fn read(&self, kv: &KeyValue) -> Option<(ProcessId, Entry)> {
         let read = process(&kv.key).and_then(|id| Some((id, entry(&kv.value)?)));
         if read.is_none() {
-            self.shared.metrics.skipped.inc();
+            self.shared.metrics.figures().skipped.inc();
             let key = String::from_utf8_lossy(&kv.key[..kv.key.len().min(SHOWN_KEY)]);
             tracing::warn!(%key, "an entry in etcd is no record of a process, leaving it out");
         }
@@ -173,7 +173,7 @@ impl Follower<'_> {
         for event in events {
             self.shared.feed.publish(event);
         }
-        self.shared.metrics.see(&self.shared.feed.view());
+        self.shared.metrics.set_stale(self.mirror.is_stale());
     }
 
     async fn failed(&mut self, error: &CallError) {

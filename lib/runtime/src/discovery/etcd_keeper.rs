@@ -114,7 +114,7 @@ impl Keeper {
             let error = match self.dialer.dial().await {
                 Ok(dialled) => {
                     if self.was_connected {
-                        self.shared.metrics.reconnects.inc();
+                        self.shared.metrics.figures().reconnects.inc();
                     }
                     self.was_connected = true;
                     self.serve(link.insert(dialled), &mut wishes).await
@@ -189,7 +189,7 @@ impl Keeper {
 
     fn lease_lost(&mut self) {
         self.tenancy.lost();
-        self.shared.metrics.leases_lost.inc();
+        self.shared.metrics.figures().leases_lost.inc();
         self.shared.metrics.set_announced(false);
         tracing::warn!(
             instance_id = %self.tenancy.id(),

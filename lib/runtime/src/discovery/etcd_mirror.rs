@@ -120,6 +120,11 @@ impl Mirror {
         Some(DiscoveryEvent::Removed(id))
     }
 
+    /// Whether there is an outage, or its grace.
+    pub(super) fn is_stale(&self) -> bool {
+        self.outage.is_some()
+    }
+
     /// When [`Mirror::pass`] has something to do.
     pub(super) fn wakes_at(&self) -> Option<Instant> {
         self.outage.as_ref()?.grace_ends

@@ -187,7 +187,7 @@ impl TestBackend for EtcdBackend {
         let environment = Environment::system();
         let metrics = DiscoveryMetrics::new().unwrap();
         Box::new(Process {
-            discovery: EtcdDiscovery::start(settings, environment, &self.tasks, metrics),
+            discovery: EtcdDiscovery::start(settings, environment, &self.tasks, &metrics),
             kill: EtcdDiscovery::abandon,
         })
     }

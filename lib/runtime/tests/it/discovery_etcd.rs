@@ -42,7 +42,7 @@ impl Process {
         let (tasks, metrics) = (Tasks::root(), DiscoveryMetrics::new().unwrap());
         let environment = Environment::system();
         Self {
-            discovery: EtcdDiscovery::start(settings, environment, &tasks, metrics.clone()),
+            discovery: EtcdDiscovery::start(settings, environment, &tasks, &metrics),
             metrics,
             _tasks: tasks,
         }
@@ -429,7 +429,7 @@ async fn a_process_that_stops_takes_leave_before_it_ends() {
     let tasks = Tasks::root();
     let metrics = DiscoveryMetrics::new().unwrap();
     let settings = settings(&[&server.endpoint()]);
-    let discovery = EtcdDiscovery::start(settings, Environment::system(), &tasks, metrics);
+    let discovery = EtcdDiscovery::start(settings, Environment::system(), &tasks, &metrics);
     discovery.announce(record(1)).await.unwrap();
     let keys = || server.ctl(&["get", "--prefix", PREFIX, "--keys-only"]);
     assert!(keys().contains(PREFIX));
@@ -439,7 +439,7 @@ async fn a_process_that_stops_takes_leave_before_it_ends() {
     let tasks = Tasks::root();
     let metrics = DiscoveryMetrics::new().unwrap();
     let settings = self::settings(&[&server.endpoint()]);
-    let discovery = EtcdDiscovery::start(settings, Environment::system(), &tasks, metrics);
+    let discovery = EtcdDiscovery::start(settings, Environment::system(), &tasks, &metrics);
     discovery.announce(record(1)).await.unwrap();
     server.freeze();
     timeout(PATIENCE, tasks.stop()).await.unwrap();
