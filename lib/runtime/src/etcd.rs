@@ -7,7 +7,7 @@
 //! build script runs: a few dozen crates, for nine kinds of call. etcd's JSON gateway would need no
 //! protobuf, and yet: it can be switched off, it does not know callers by their certificates, and
 //! its streams wrap errors in ways that differ between versions. gRPC itself is small: HTTP/2, which
-//! hyper speaks, five bytes before each message, and a status in the trailers ([`grpc`]). The
+//! hyper speaks, five bytes before each message, and a status in the trailers (`grpc`). The
 //! messages are a page ([`wire`]), encoded by `prost`, which the tests use already. So this adds no
 //! crate to the lock file.
 //!

@@ -5,8 +5,8 @@
 //! process that withdrew has the value `null`.
 //!
 //! Two tasks, each with a connection of its own: one keeps this process's entry
-//! ([`super::etcd_keeper`], whose decisions are [`super::etcd_lease`]'s), one follows everybody's
-//! while somebody watches ([`super::etcd_follower`], whose decisions are [`super::etcd_mirror`]'s).
+//! (`etcd_keeper`, whose decisions are `etcd_lease`'s), one follows everybody's
+//! while somebody watches (`etcd_follower`, whose decisions are `etcd_mirror`'s).
 //! The client is [`crate::etcd`].
 //!
 //! # When etcd is out of reach
