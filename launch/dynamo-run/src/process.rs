@@ -7,7 +7,8 @@ use crate::{bench, bench_routing, doctor, engine, mocker, router, run};
 use anyhow::Context;
 use dynamo_config::Resolved;
 use dynamo_runtime::component::DistributedRuntime;
-use dynamo_runtime::config::RuntimeOptions;
+use dynamo_runtime::config::{DiscoveryBackend, RuntimeOptions};
+use dynamo_runtime::discovery::DiscoveryMetrics;
 use dynamo_runtime::request_plane::{TcpPlane, TcpPlaneOptions};
 use dynamo_runtime::shutdown::{ExitStatus, Shutdown, Signals};
 use dynamo_runtime::status::{self, HealthState, StatusOptions};
@@ -26,6 +27,7 @@ pub(crate) struct Process {
     pub(crate) shutdown: Shutdown,
     pub(crate) health: HealthState,
     pub(crate) metrics: MetricsRegistry,
+    discovery_metrics: DiscoveryMetrics,
     pub(crate) sampler: Sampler,
     pub(crate) surroundings: Surroundings,
     pub(crate) options: Resolved,
@@ -75,12 +77,20 @@ async fn run(invocation: Invocation, surroundings: Surroundings) -> ExitStatus {
     for unknown in options.warnings() {
         tracing::warn!("{unknown}");
     }
+    let discovery_metrics = match DiscoveryMetrics::new() {
+        Ok(metrics) => metrics,
+        Err(error) => {
+            complain(&format!("error: {error}"));
+            return ExitStatus::Failure;
+        }
+    };
     let process = Process {
         environment,
         tasks: Tasks::root(),
         shutdown: Shutdown::new(runtime_options.drain_timeout),
         health: HealthState::new(),
         metrics: MetricsRegistry::new(),
+        discovery_metrics,
         sampler: telemetry.sampler(),
         surroundings,
         options,
@@ -132,7 +142,13 @@ impl Process {
     pub(crate) async fn join(&self) -> anyhow::Result<DistributedRuntime> {
         let options: &RuntimeOptions = self.options.get();
         let folders = self.surroundings.system_folders();
-        let discovery = discovery::open(options, &folders, self.environment.clone(), &self.tasks)?;
+        let discovery = discovery::open(
+            options,
+            &folders,
+            self.environment.clone(),
+            &self.tasks,
+            &self.discovery_metrics,
+        )?;
         let plane_options = TcpPlaneOptions {
             host: options.tcp_host.clone(),
             port: options.tcp_port,
@@ -156,6 +172,13 @@ impl Process {
         self.metrics
             .register(ProcessMetrics::new()?)
             .context("cannot register the process metrics")?;
+        let options: &RuntimeOptions = self.options.get();
+        if options.discovery_backend == DiscoveryBackend::Etcd {
+            // The others do not fill them.
+            self.metrics
+                .register(self.discovery_metrics.clone())
+                .context("cannot register the discovery metrics")?;
+        }
         if let Some(options) = StatusOptions::new(self.options.get()) {
             let (health, metrics) = (self.health.clone(), self.metrics.clone());
             status::serve(&options, health, metrics, &self.environment, &self.tasks).await?;

@@ -6,7 +6,8 @@
 //! Invariants
 //! - A model that cannot be taken in is reported once and tried again when its announcements
 //!   change or `RETRY_INTERVAL` is over; it holds up the others for no longer than a fetch may take.
-//! - A stale view removes nothing.
+//! - A stale view is used like any other: discovery takes nobody out of it but by their own word,
+//!   and whoever comes in it can be reached.
 //! - A model whose last worker left stays for a while: most often another one is starting, and
 //!   requests would rather wait than hear that there is no such model.
 
@@ -122,9 +123,6 @@ impl<C: Catalogue> Follower<C> {
 
     /// Takes in what is announced. Says whether everything could be.
     async fn reconcile(&mut self, view: &View, now: Instant) -> bool {
-        if view.stale_since().is_some() {
-            return true;
-        }
         let announced = announced(&self.scope, view);
         let Plan {
             remove,

@@ -9,7 +9,6 @@
 //! Invariants
 //! - [`plan`] is idempotent: carrying it out and planning again changes nothing.
 //! - It depends on the view and on what is served, not on the order in which things came.
-//! - A stale view (the backend is away) removes nothing: it is the last one known.
 
 use dynamo_runtime::discovery::{CardRecord, EndpointId, ProcessId};
 use std::collections::BTreeMap;

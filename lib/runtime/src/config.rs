@@ -5,16 +5,22 @@
 
 use crate::component::INHIBITED_DURATION;
 use crate::discovery::endpoint_id::DEFAULT_NAMESPACE;
+use crate::discovery::etcd::{DEFAULT_LEASE_TTL, LEAST_LEASE_TTL};
 use crate::shutdown::DEFAULT_DRAIN_TIMEOUT;
-use dynamo_config::{choices, options};
+use dynamo_config::{Secret, choices, options};
 use std::path::PathBuf;
 use std::time::Duration;
+
+/// Where etcd listens unless it is told otherwise.
+const DEFAULT_ETCD_ENDPOINT: &str = "http://127.0.0.1:2379";
 
 choices! {
     /// Where processes find each other.
     pub enum DiscoveryBackend {
         /// A folder on this machine; needs nothing running.
         File = "file",
+        /// An etcd cluster, for processes on several machines.
+        Etcd = "etcd",
         /// Within this process alone.
         Mem = "mem",
     }
@@ -50,6 +56,23 @@ options! {
         /// Folder of the `file` discovery backend, this user's own and closed to others. If not
         /// given: `dynamo` in `$XDG_RUNTIME_DIR`, or `dynamo-UID` in the folder for temporary files.
         file_kv: Option<PathBuf> = None, env = "DYN_FILE_KV";
+        /// Members of the etcd cluster that the `etcd` discovery backend asks: `http://host:port`, or
+        /// `https://` for TLS. One that does not answer is followed by the next.
+        etcd_endpoints: Vec<String> = vec![DEFAULT_ETCD_ENDPOINT.to_owned()], env = "ETCD_ENDPOINTS";
+        /// How long etcd takes a process for alive that has fallen silent.
+        etcd_lease_ttl: Duration = DEFAULT_LEASE_TTL, env = "ETCD_LEASE_TTL", min = LEAST_LEASE_TTL;
+        /// User of etcd, if it asks for one.
+        etcd_username: Option<String> = None, env = "ETCD_AUTH_USERNAME";
+        /// Password of that user. Better given by the environment, as other users of the machine see
+        /// command lines.
+        etcd_password: Option<Secret> = None, env = "ETCD_AUTH_PASSWORD", secret;
+        /// PEM file with the authorities that etcd's certificates are trusted by. If not given: those
+        /// that the system trusts.
+        etcd_ca: Option<PathBuf> = None, env = "ETCD_AUTH_CA";
+        /// PEM file with this process's certificate, if etcd asks for one.
+        etcd_client_cert: Option<PathBuf> = None, env = "ETCD_AUTH_CLIENT_CERT";
+        /// PEM file with the key of that certificate.
+        etcd_client_key: Option<PathBuf> = None, env = "ETCD_AUTH_CLIENT_KEY";
         /// How requests travel to workers.
         request_plane: RequestPlaneKind = RequestPlaneKind::Tcp, env = "DYN_REQUEST_PLANE";
         /// Address the request plane listens on. Other machines reach only what does not listen on

@@ -18,17 +18,25 @@
 
 pub mod contract;
 pub mod endpoint_id;
+pub mod etcd;
 pub mod feed;
 pub mod file;
 pub mod file_folder;
 pub mod file_record;
 pub mod k8s_like;
 pub mod mem;
+pub mod metrics;
 pub mod record;
 pub mod view;
 
+mod etcd_follower;
+mod etcd_keeper;
+mod etcd_lease;
+mod etcd_mirror;
+
 pub use endpoint_id::{EndpointId, NameError};
 pub use feed::DiscoveryWatch;
+pub use metrics::DiscoveryMetrics;
 pub use record::{
     ArtefactRef, CardRecord, EventChannelRecord, InstanceRecord, MAX_RECORD_BYTES, Metadata,
     ProcessRecord, ProtocolVersions, RecordError,
@@ -36,6 +44,7 @@ pub use record::{
 pub use view::{DiscoveryEvent, View};
 
 use crate::config::{DiscoveryBackend, RuntimeOptions};
+use crate::etcd::{EtcdSettings, SettingsError};
 use crate::{Environment, Tasks};
 use dynamo_protocols::{ErrorCode, RequestError};
 use futures_core::future::BoxFuture;
@@ -90,6 +99,18 @@ pub enum DiscoveryError {
         /// What the system said.
         reason: String,
     },
+    /// The backend will not do it until somebody changes something: who asks, or what is asked.
+    /// The call's wish is kept, as for an unavailable backend.
+    #[error("the {backend} discovery backend refuses: {reason}")]
+    Refused {
+        /// The backend's name, as in `--discovery-backend`.
+        backend: &'static str,
+        /// What it said, and what may mend it.
+        reason: String,
+    },
+    /// The options of the `etcd` backend make no sense.
+    #[error(transparent)]
+    Etcd(#[from] SettingsError),
     /// The folder of the `file` backend may not be used.
     #[error(transparent)]
     Folder(#[from] file_folder::FolderError),
@@ -104,12 +125,14 @@ pub struct SystemFolders {
     pub temp_dir: PathBuf,
 }
 
-/// Opens the backend that the options name. Its tasks run below `tasks`.
+/// Opens the backend that the options name. Its tasks run below `tasks`. Only the `etcd` backend
+/// fills `metrics`.
 pub fn open(
     options: &RuntimeOptions,
     folders: &SystemFolders,
     environment: Environment,
     tasks: &Tasks,
+    metrics: &DiscoveryMetrics,
 ) -> Result<Arc<dyn Discovery>, DiscoveryError> {
     match options.discovery_backend {
         DiscoveryBackend::Mem => Ok(Arc::new(mem::MemRegistry::new().join())),
@@ -120,6 +143,11 @@ pub fn open(
             let timings = file::FileTimings::default();
             let opened = file::FileDiscovery::open(path, environment, tasks, timings)?;
             Ok(Arc::new(opened))
+        }
+        DiscoveryBackend::Etcd => {
+            let settings = EtcdSettings::new(options)?;
+            let started = etcd::EtcdDiscovery::start(settings, environment, tasks, metrics);
+            Ok(Arc::new(started))
         }
     }
 }
@@ -159,7 +187,10 @@ impl From<DiscoveryError> for RequestError {
     fn from(error: DiscoveryError) -> Self {
         let code = match error {
             DiscoveryError::Unavailable { .. } => ErrorCode::WorkerUnreachable,
-            DiscoveryError::Record(_) | DiscoveryError::Folder(_) => ErrorCode::Internal,
+            DiscoveryError::Record(_)
+            | DiscoveryError::Refused { .. }
+            | DiscoveryError::Etcd(_)
+            | DiscoveryError::Folder(_) => ErrorCode::Internal,
         };
         Self::new(code, error.to_string())
     }

@@ -7,6 +7,7 @@ pub mod component;
 pub mod config;
 pub mod discovery;
 pub mod environment;
+pub mod etcd;
 pub mod event_plane;
 pub mod http_server;
 pub mod request_plane;

@@ -14,6 +14,12 @@ mod console;
 #[cfg(test)]
 mod drain;
 #[cfg(test)]
+mod etcd;
+#[cfg(test)]
+#[path = "../../../../lib/runtime/tests/it/etcd_server.rs"]
+#[expect(dead_code, reason = "the runtime's tests use more of it")]
+mod etcd_server;
+#[cfg(test)]
 mod fakes;
 #[cfg(test)]
 mod http;

@@ -3,18 +3,34 @@
 //! Endpoints, cards and event channels of a process share one record, and a record is announced
 //! whole. Each change goes through [`Announcer::update`], one after the other, so that no
 //! announcement undoes another.
+//!
+//! An outage of discovery fails nobody. Before the process has its id there is nothing to serve
+//! under, and the first announcement waits for the backend; later ones are kept by the backend until
+//! it is back, and count as done.
 
 use crate::discovery::{
     CardRecord, Discovery, DiscoveryError, EndpointId, InstanceRecord, ProcessId, ProcessRecord,
 };
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::Mutex;
+
+/// Pause between attempts at the first announcement. The backend tries by itself too, and says at
+/// once when it is out of reach: this only bounds how often it is asked.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Merges what the parts of a process announce. Cheap to clone; clones are the same owner.
 #[derive(Debug, Clone)]
 pub struct Announcer {
     discovery: Arc<dyn Discovery>,
-    record: Arc<Mutex<ProcessRecord>>,
+    announced: Arc<Mutex<Announced>>,
+}
+
+/// What was announced last, and the process's id once it is known.
+#[derive(Debug, Default)]
+struct Announced {
+    record: ProcessRecord,
+    id: Option<ProcessId>,
 }
 
 impl Announcer {
@@ -22,26 +38,69 @@ impl Announcer {
     pub fn new(discovery: Arc<dyn Discovery>) -> Self {
         Self {
             discovery,
-            record: Arc::default(),
+            announced: Arc::default(),
         }
     }
 
     /// Changes the record, announces it and gives back the process's id.
     ///
-    /// If the backend is unavailable the change is kept like the backend keeps it, to be announced
-    /// on return; on any other error nothing has changed.
+    /// While the backend is unavailable, the first announcement waits for it, and a later one is
+    /// left to it, to be made on its return. On any other error nothing has changed.
     pub async fn update(
         &self,
         change: impl FnOnce(&mut ProcessRecord),
     ) -> Result<ProcessId, DiscoveryError> {
-        let mut record = self.record.lock().await;
-        let mut changed = record.clone();
+        let mut announced = self.announced.lock().await;
+        let mut changed = announced.record.clone();
         change(&mut changed);
-        let announced = self.discovery.announce(changed.clone()).await;
-        if matches!(announced, Ok(_) | Err(DiscoveryError::Unavailable { .. })) {
-            *record = changed;
+        let mut is_waiting = false;
+        loop {
+            match self.discovery.announce(changed.clone()).await {
+                Ok(id) => {
+                    *announced = Announced {
+                        record: changed,
+                        id: Some(id),
+                    };
+                    return Ok(id);
+                }
+                Err(error @ DiscoveryError::Unavailable { .. }) => {
+                    // The backend keeps the wish: to take it back is to say so.
+                    announced.record = changed.clone();
+                    if let Some(id) = announced.id {
+                        tracing::warn!(%error, "this process is announced when discovery is back");
+                        return Ok(id);
+                    }
+                    if !is_waiting {
+                        is_waiting = true;
+                        tracing::warn!(%error, "waiting for discovery to announce this process");
+                    }
+                    tokio::time::sleep(RETRY_INTERVAL).await;
+                }
+                Err(error) => return self.refused(error, &announced).await,
+            }
         }
-        announced
+    }
+
+    /// A backend that refuses keeps its wish: it is to be what was announced before.
+    async fn refused(
+        &self,
+        error: DiscoveryError,
+        before: &Announced,
+    ) -> Result<ProcessId, DiscoveryError> {
+        if matches!(error, DiscoveryError::Refused { .. }) {
+            let restored = if before.record.is_empty() {
+                self.discovery.withdraw().await
+            } else {
+                self.discovery
+                    .announce(before.record.clone())
+                    .await
+                    .map(drop)
+            };
+            if let Err(restored) = restored {
+                tracing::debug!(error = %restored, "the announcement before could not be restored now");
+            }
+        }
+        Err(error)
     }
 
     /// Announces an instance. One that is announced already is replaced.
@@ -89,9 +148,10 @@ impl Announcer {
 
     /// Changes the record, and withdraws it if nothing is left.
     async fn remove(&self, change: impl FnOnce(&mut ProcessRecord)) -> Result<(), DiscoveryError> {
-        let mut record = self.record.lock().await;
+        let mut announced = self.announced.lock().await;
+        let record = &mut announced.record;
         let before = record.clone();
-        change(&mut record);
+        change(record);
         if *record == before {
             return Ok(());
         }

@@ -28,6 +28,14 @@ pub struct ServedEndpoint {
     withdrawn: bool,
 }
 
+/// An announcement under way: if whoever waits for it gives up, it is taken back.
+struct Announcing<'a> {
+    announcer: &'a Announcer,
+    endpoint: &'a EndpointId,
+    tasks: &'a Tasks,
+    is_over: bool,
+}
+
 /// Why an endpoint could not be served.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -62,6 +70,12 @@ impl ServedEndpoint {
             metadata,
         };
         let announcer = runtime.announcer().clone();
+        let mut announcing = Announcing {
+            announcer: &announcer,
+            endpoint: id,
+            tasks: runtime.tasks(),
+            is_over: false,
+        };
         let announced = announcer
             .update(|process| {
                 process.protocol = ProtocolVersions {
@@ -74,6 +88,8 @@ impl ServedEndpoint {
                 process.instances.push(record);
             })
             .await;
+        announcing.is_over = true;
+        drop(announcing);
         match announced {
             Ok(instance) => {
                 registration.set_instance(instance);
@@ -89,8 +105,6 @@ impl ServedEndpoint {
                 })
             }
             Err(source) => {
-                // An unavailable backend would announce it later: nobody serves it then.
-                drop(announcer.remove_instance(id).await);
                 health.remove_endpoint(&name);
                 Err(ServeError::Announce {
                     endpoint: id.clone(),
@@ -129,16 +143,27 @@ impl Drop for ServedEndpoint {
             return;
         }
         self.health.remove_endpoint(&self.endpoint.to_string());
-        if tokio::runtime::Handle::try_current().is_err() {
-            // The process is ending, and its record ends with it.
-            return;
-        }
-        let (announcer, endpoint) = (self.announcer.clone(), self.endpoint.clone());
-        self.tasks
-            .spawn_until_cancelled("withdraw endpoint", async move {
-                withdraw(&announcer, &endpoint).await;
-            });
+        withdraw_in_background(&self.announcer, &self.endpoint, &self.tasks);
     }
+}
+
+impl Drop for Announcing<'_> {
+    fn drop(&mut self) {
+        if !self.is_over {
+            withdraw_in_background(self.announcer, self.endpoint, self.tasks);
+        }
+    }
+}
+
+fn withdraw_in_background(announcer: &Announcer, endpoint: &EndpointId, tasks: &Tasks) {
+    if tokio::runtime::Handle::try_current().is_err() {
+        // The process is ending, and its record ends with it.
+        return;
+    }
+    let (announcer, endpoint) = (announcer.clone(), endpoint.clone());
+    tasks.spawn_until_cancelled("withdraw endpoint", async move {
+        withdraw(&announcer, &endpoint).await;
+    });
 }
 
 async fn withdraw(announcer: &Announcer, endpoint: &EndpointId) {

@@ -354,17 +354,49 @@ async fn an_outage_of_discovery_keeps_calls_going() {
     assert_eq!(client.untyped().instance_ids().len(), 1);
 }
 
-#[tokio::test]
-async fn serving_fails_loudly_when_it_cannot_be_announced() {
+#[tokio::test(start_paused = true)]
+async fn serving_waits_for_a_discovery_that_is_away_when_it_starts() {
     let mut cluster = Cluster::new();
     let ((worker, _), (caller, _)) = (cluster.start(), cluster.start());
     cluster.registry.set_available(false);
-    let failed = worker.serve(answer("a"), Metadata::new()).await;
-    let message = failed.unwrap_err().to_string();
-    assert!(message.contains("dyn://ns.comp.ep"), "{message}");
-    // It is not announced behind the caller's back when the backend returns.
+    let serving = worker.serve(answer("a"), Metadata::new());
+    let returning = async {
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        cluster.registry.set_available(true);
+    };
+    let (served, ()) = tokio::join!(serving, returning);
+    let _served = served.unwrap();
+    let client = client_of(&caller, 1).await;
+    assert_eq!(who(&client).await.0, "a");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_that_is_given_up_is_not_announced_behind_the_callers_back() {
+    let mut cluster = Cluster::new();
+    let ((worker, _), (caller, _)) = (cluster.start(), cluster.start());
+    cluster.registry.set_available(false);
+    let serving = worker.serve(answer("a"), Metadata::new());
+    let given_up = tokio::time::timeout(Duration::from_secs(10), serving).await;
+    assert!(given_up.is_err());
+    // The withdrawal is a task.
+    tokio::task::yield_now().await;
     cluster.registry.set_available(true);
     client_of(&caller, 0).await;
+}
+
+#[tokio::test]
+async fn what_is_announced_in_an_outage_is_left_to_its_end() {
+    let mut cluster = Cluster::new();
+    let ((worker, _), (caller, _)) = (cluster.start(), cluster.start());
+    let first = worker.serve(answer("a"), Metadata::new()).await.unwrap();
+    cluster.registry.set_available(false);
+    drop(first);
+    tokio::task::yield_now().await;
+    let served = worker.serve(answer("b"), Metadata::new()).await;
+    let _served = served.unwrap();
+    cluster.registry.set_available(true);
+    let client = client_of(&caller, 1).await;
+    assert_eq!(who(&client).await.0, "b");
 }
 
 #[tokio::test]

@@ -1,14 +1,18 @@
 //! Every discovery backend against the one contract.
 
+use crate::etcd_server::EtcdServer;
 use dynamo_runtime::discovery::contract::{TestBackend, TestProcess};
+use dynamo_runtime::discovery::etcd::EtcdDiscovery;
 use dynamo_runtime::discovery::file::{FileDiscovery, FileTimings};
 use dynamo_runtime::discovery::k8s_like::{K8sCluster, K8sLike};
 use dynamo_runtime::discovery::mem::{MemDiscovery, MemRegistry};
 use dynamo_runtime::discovery::{
-    Discovery, DiscoveryError, DiscoveryWatch, ProcessId, ProcessRecord,
+    Discovery, DiscoveryError, DiscoveryMetrics, DiscoveryWatch, ProcessId, ProcessRecord,
 };
+use dynamo_runtime::etcd::{Endpoint, EtcdSettings, TlsFiles};
 use dynamo_runtime::{Environment, Tasks, discovery_contract};
 use futures_util::future::BoxFuture;
+use std::cell::RefCell;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -19,6 +23,8 @@ discovery_contract!(mem, MemBackend(MemRegistry::new()));
 discovery_contract!(k8s_like, K8sBackend::new());
 discovery_contract!(file, FileBackend::new(Return::AsItWas));
 discovery_contract!(file_that_lost_everything, FileBackend::new(Return::Empty));
+discovery_contract!(etcd, EtcdBackend::new(Return::AsItWas));
+discovery_contract!(etcd_that_lost_everything, EtcdBackend::new(Return::Empty));
 
 /// Gives a backend's handle the way it is killed.
 #[derive(Debug)]
@@ -93,7 +99,7 @@ impl TestBackend for K8sBackend {
     }
 }
 
-/// What the folder is like after an outage.
+/// What the folder or the server holds after an outage.
 #[derive(Clone, Copy)]
 enum Return {
     AsItWas,
@@ -151,5 +157,50 @@ impl TestBackend for FileBackend {
             drop(fs::remove_dir_all(&folder));
             drop(fs::rename(&away, &folder));
         }
+    }
+}
+
+struct EtcdBackend {
+    server: RefCell<EtcdServer>,
+    tasks: Tasks,
+    returns: Return,
+}
+
+impl EtcdBackend {
+    fn new(returns: Return) -> Self {
+        Self {
+            server: RefCell::new(EtcdServer::start()),
+            tasks: Tasks::root(),
+            returns,
+        }
+    }
+}
+
+impl TestBackend for EtcdBackend {
+    fn start(&self) -> Box<dyn TestProcess> {
+        let settings = EtcdSettings {
+            endpoints: vec![Endpoint::parse(&self.server.borrow().endpoint()).unwrap()],
+            user: None,
+            tls: TlsFiles::default(),
+            lease_ttl: Duration::from_secs(3),
+        };
+        let environment = Environment::system();
+        let metrics = DiscoveryMetrics::new().unwrap();
+        Box::new(Process {
+            discovery: EtcdDiscovery::start(settings, environment, &self.tasks, &metrics),
+            kill: EtcdDiscovery::abandon,
+        })
+    }
+
+    fn set_available(&self, available: bool) {
+        let mut server = self.server.borrow_mut();
+        if !available {
+            server.kill();
+            return;
+        }
+        if matches!(self.returns, Return::Empty) {
+            server.forget();
+        }
+        server.restart();
     }
 }

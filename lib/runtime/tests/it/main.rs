@@ -9,7 +9,11 @@ mod component_processes;
 #[cfg(test)]
 mod discovery;
 #[cfg(test)]
+mod discovery_etcd;
+#[cfg(test)]
 mod discovery_processes;
+#[cfg(test)]
+mod etcd_server;
 #[cfg(test)]
 mod event_plane;
 #[cfg(test)]
