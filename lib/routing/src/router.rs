@@ -33,9 +33,7 @@ use dynamo_protocols::{ErrorCode, RequestError};
 use dynamo_runtime::Environment;
 use dynamo_runtime::component::{DistributedRuntime, Instance, InstanceFilter};
 use dynamo_runtime::discovery::EndpointId;
-use dynamo_runtime::event_plane::{
-    DirectEventPlane, EventPlane, News, PublisherNews, Subscription,
-};
+use dynamo_runtime::event_plane::{News, PublisherNews, Subscription};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -163,7 +161,7 @@ impl WorkerRouter {
             let tell = replicas::tell(runtime, name, Arc::clone(&shared));
             tasks.spawn_until_cancelled("router bookings", tell);
         }
-        let plane = DirectEventPlane::new(setup.runtime);
+        let plane = setup.runtime.event_plane();
         let news = plane.subscribe(setup.news, setup.workers);
         let follow = follow(Arc::clone(&shared), setup.instances, news);
         tasks.spawn_until_cancelled("router", follow);
