@@ -3,12 +3,11 @@
 use crate::cli::{CommandKind, Invocation};
 use crate::loader::Surroundings;
 use crate::output::complain;
-use crate::{bench, bench_routing, doctor, engine, mocker, run};
+use crate::{bench, bench_routing, doctor, engine, mocker, planes, run};
 use anyhow::Context;
 use dynamo_config::Resolved;
 use dynamo_runtime::component::DistributedRuntime;
 use dynamo_runtime::config::RuntimeOptions;
-use dynamo_runtime::request_plane::{TcpPlane, TcpPlaneOptions};
 use dynamo_runtime::shutdown::{ExitStatus, Shutdown, Signals};
 use dynamo_runtime::status::{self, HealthState, StatusOptions};
 use dynamo_runtime::telemetry::process_metrics::ProcessMetrics;
@@ -16,7 +15,6 @@ use dynamo_runtime::telemetry::{self, MetricsRegistry, Sampler, TelemetryOptions
 use dynamo_runtime::{Environment, Tasks, discovery};
 use std::convert::Infallible;
 use std::future::Future;
-use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 /// What every command of a process works with.
@@ -132,20 +130,17 @@ impl Process {
         let options: &RuntimeOptions = self.options.get();
         let folders = self.surroundings.system_folders();
         let discovery = discovery::open(options, &folders, self.environment.clone(), &self.tasks)?;
-        let plane_options = TcpPlaneOptions {
-            host: options.tcp_host.clone(),
-            port: options.tcp_port,
-            advertise_host: options.tcp_advertise_host.clone(),
-            ..TcpPlaneOptions::default()
-        };
-        let plane =
-            TcpPlane::bind(self.environment.clone(), self.tasks.child(), &plane_options).await?;
+        let planes = planes::open(self).await?;
         let runtime = DistributedRuntime::new(
             self.environment.clone(),
             self.tasks.clone(),
             discovery,
-            Arc::new(plane),
+            planes.requests,
         );
+        let runtime = match planes.events {
+            Some(medium) => runtime.with_event_medium(medium),
+            None => runtime,
+        };
         let runtime = runtime.with_inhibited_duration(options.inhibited_duration);
         Ok(runtime.with_health(self.health.clone()))
     }

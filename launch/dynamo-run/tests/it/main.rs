@@ -22,6 +22,8 @@ mod mocker;
 #[cfg(test)]
 mod models;
 #[cfg(test)]
+mod nats;
+#[cfg(test)]
 mod process;
 #[cfg(test)]
 mod routing;
