@@ -4,7 +4,7 @@
 //! server keeps them as well, see [`crate::jetstream`].
 //!
 //! Invariants
-//! - A subscriber that does not read holds [`MAX_WAITING_BYTES`] and no more; what is beyond is
+//! - A subscriber that does not read holds `MAX_WAITING_BYTES` and no more; what is beyond is
 //!   lost, and read from the publisher.
 
 use crate::jetstream::Kept;

@@ -12,8 +12,8 @@
 //! - [`link`]: the process's connection to the server, and whether it is up
 //! - [`segment`]: the wire form of a message, pure
 //! - [`stream`]: numbers, acknowledgements and retransmission of one side of a connection, pure
-//! - [`connection`]: one connection: reads, writes, and what is published for it
-//! - [`network`]: dialling, accepting, and whom a message is for
+//! - `connection`: one connection: reads, writes, and what is published for it
+//! - `network`: dialling, accepting, and whom a message is for
 //! - [`plane`]: the request plane
 //! - [`events`]: the event plane's medium
 //! - [`jetstream`]: events that the server keeps
