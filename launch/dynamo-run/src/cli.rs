@@ -16,6 +16,7 @@ use dynamo_kv_router::config::RouterOptions;
 use dynamo_llm::config::{DeliveryOptions, EchoEngineOptions, ModelOptions, PreprocessOptions};
 use dynamo_llm::hub::HubOptions;
 use dynamo_mocker::{MockFleetOptions, MockerOptions};
+use dynamo_nats::NatsOptions;
 use dynamo_replay::config::ReplayOptions;
 use dynamo_router_service::RouterServiceOptions;
 use dynamo_routing::news::NewsOptions;
@@ -181,6 +182,8 @@ pub(crate) fn schema(command: &str) -> Schema {
         .with::<HubOptions>()
         .with::<RuntimeOptions>(),
     };
+    // Who can be told where the others are, can be told where the broker is.
+    let schema = schema.with::<NatsOptions>();
     schema.with_foreign_env(FOREIGN_ENV.iter().copied())
 }
 

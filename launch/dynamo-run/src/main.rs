@@ -18,6 +18,7 @@ mod loader;
 mod memory;
 mod mocker;
 mod output;
+mod planes;
 mod process;
 mod reference;
 mod router;

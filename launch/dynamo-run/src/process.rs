@@ -3,13 +3,12 @@
 use crate::cli::{CommandKind, Invocation};
 use crate::loader::Surroundings;
 use crate::output::complain;
-use crate::{bench, bench_routing, doctor, engine, mocker, router, run};
+use crate::{bench, bench_routing, doctor, engine, mocker, planes, router, run};
 use anyhow::Context;
 use dynamo_config::Resolved;
 use dynamo_runtime::component::DistributedRuntime;
 use dynamo_runtime::config::{DiscoveryBackend, RuntimeOptions};
 use dynamo_runtime::discovery::DiscoveryMetrics;
-use dynamo_runtime::request_plane::{TcpPlane, TcpPlaneOptions};
 use dynamo_runtime::shutdown::{ExitStatus, Shutdown, Signals};
 use dynamo_runtime::status::{self, HealthState, StatusOptions};
 use dynamo_runtime::telemetry::process_metrics::ProcessMetrics;
@@ -17,7 +16,6 @@ use dynamo_runtime::telemetry::{self, MetricsRegistry, Sampler, TelemetryOptions
 use dynamo_runtime::{Environment, Tasks, discovery};
 use std::convert::Infallible;
 use std::future::Future;
-use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 /// What every command of a process works with.
@@ -149,20 +147,17 @@ impl Process {
             &self.tasks,
             &self.discovery_metrics,
         )?;
-        let plane_options = TcpPlaneOptions {
-            host: options.tcp_host.clone(),
-            port: options.tcp_port,
-            advertise_host: options.tcp_advertise_host.clone(),
-            ..TcpPlaneOptions::default()
-        };
-        let plane =
-            TcpPlane::bind(self.environment.clone(), self.tasks.child(), &plane_options).await?;
+        let planes = planes::open(self).await?;
         let runtime = DistributedRuntime::new(
             self.environment.clone(),
             self.tasks.clone(),
             discovery,
-            Arc::new(plane),
+            planes.requests,
         );
+        let runtime = match planes.events {
+            Some(medium) => runtime.with_event_medium(medium),
+            None => runtime,
+        };
         let runtime = runtime.with_inhibited_duration(options.inhibited_duration);
         Ok(runtime.with_health(self.health.clone()))
     }

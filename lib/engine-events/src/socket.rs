@@ -48,17 +48,31 @@ impl Socket {
     ) -> Result<Self, SocketError> {
         let opening = async {
             let io = network.connect(address).await?;
-            let mut opened = Self {
-                io,
-                decoder: Decoder::default(),
-                peer: PeerVersion { minor: 0 },
-            };
-            opened.shake_hands(socket).await?;
-            Ok(opened)
+            Self::greeted(io, socket).await
         };
         timeout(OPEN_TIMEOUT, opening)
             .await
             .map_err(|_| SocketError::Silent)?
+    }
+
+    /// Shakes hands with a peer that has connected.
+    pub(crate) async fn accept(
+        io: Box<dyn Connection>,
+        socket: SocketType,
+    ) -> Result<Self, SocketError> {
+        timeout(OPEN_TIMEOUT, Self::greeted(io, socket))
+            .await
+            .map_err(|_| SocketError::Silent)?
+    }
+
+    async fn greeted(io: Box<dyn Connection>, socket: SocketType) -> Result<Self, SocketError> {
+        let mut opened = Self {
+            io,
+            decoder: Decoder::default(),
+            peer: PeerVersion { minor: 0 },
+        };
+        opened.shake_hands(socket).await?;
+        Ok(opened)
     }
 
     async fn shake_hands(&mut self, socket: SocketType) -> Result<(), SocketError> {

@@ -1,4 +1,4 @@
-//! ZMTP 3.0, the wire protocol of ZMQ, as far as a subscriber and a dealer need it.
+//! ZMTP 3.0, the wire protocol of ZMQ, as far as a subscriber, a publisher and a dealer need it.
 //!
 //! Pure: bytes in, frames out. The greeting is 64 bytes; then come frames of a flag byte, a length
 //! of one or eight bytes, and a body. A message is one or more frames, all but the last flagged;
@@ -63,6 +63,7 @@ pub(crate) struct PeerVersion {
 pub(crate) enum SocketType {
     Sub,
     Dealer,
+    Pub,
 }
 
 /// What arrives after the greeting.
@@ -87,6 +88,7 @@ impl SocketType {
         match self {
             Self::Sub => "SUB",
             Self::Dealer => "DEALER",
+            Self::Pub => "PUB",
         }
     }
 
@@ -95,6 +97,7 @@ impl SocketType {
         match self {
             Self::Sub => matches!(peer, b"PUB" | b"XPUB"),
             Self::Dealer => matches!(peer, b"ROUTER" | b"REP" | b"DEALER"),
+            Self::Pub => matches!(peer, b"SUB" | b"XSUB"),
         }
     }
 }

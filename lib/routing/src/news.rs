@@ -18,9 +18,7 @@ use dynamo_protocols::worker_event::{WorkerEvent, WorkerNews};
 use dynamo_runtime::component::{DistributedRuntime, ServeError};
 use dynamo_runtime::discovery::{EndpointId, NameError};
 use dynamo_runtime::environment::WallClock;
-use dynamo_runtime::event_plane::{
-    Channel, ChannelState, DirectEventPlane, EventPlane, Publication,
-};
+use dynamo_runtime::event_plane::{Channel, ChannelState, Publication};
 use futures_util::StreamExt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -104,7 +102,7 @@ impl NewsPublisher {
         }
         let tell = tell_load(Arc::clone(&channel), engine, options.load_report_interval);
         tasks.spawn_until_cancelled("load reports", tell);
-        let plane = DirectEventPlane::new(runtime.clone());
+        let plane = runtime.event_plane();
         let publication = plane.publish(name, channel).await?;
         Ok(Self {
             publication,

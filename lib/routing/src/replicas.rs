@@ -21,8 +21,7 @@ use dynamo_kv_router::router::{Change, Changes};
 use dynamo_runtime::component::{DistributedRuntime, InstanceFilter};
 use dynamo_runtime::discovery::{EndpointId, InstanceId, NameError};
 use dynamo_runtime::event_plane::{
-    Channel, ChannelState, DirectEventPlane, EventPlane, News, Publication, PublisherNews,
-    Subscription,
+    Channel, ChannelState, EventPlane, News, Publication, PublisherNews, Subscription,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -125,9 +124,9 @@ pub fn bookings_endpoint(
 pub(crate) async fn tell(runtime: DistributedRuntime, name: EndpointId, shared: Arc<Shared>) {
     let epoch = runtime.environment().random.next_u64();
     let channel = Arc::new(Channel::new(epoch, Own(Arc::clone(&shared))));
-    let plane = DirectEventPlane::new(runtime);
+    let plane = runtime.event_plane();
     // Its streams last as long as this task.
-    let _publication = publish(&plane, &name, &channel).await;
+    let _publication = publish(&*plane, &name, &channel).await;
     loop {
         shared.replicas.unsent.notified().await;
         sleep(LINGER).await;
@@ -147,7 +146,7 @@ pub(crate) async fn tell(runtime: DistributedRuntime, name: EndpointId, shared: 
 }
 
 async fn publish(
-    plane: &DirectEventPlane,
+    plane: &dyn EventPlane,
     name: &EndpointId,
     channel: &Arc<Channel<Own>>,
 ) -> Publication {
@@ -169,7 +168,7 @@ pub(crate) fn subscribe(runtime: &DistributedRuntime, name: EndpointId) -> Subsc
         let mut instances = process.instances.iter();
         instances.all(|instance| instance.address != own_address)
     });
-    DirectEventPlane::new(runtime.clone()).subscribe(name, others)
+    runtime.event_plane().subscribe(name, others)
 }
 
 /// Takes over what the other replicas tell, until cancelled.

@@ -34,7 +34,6 @@ use dynamo_protocols::{ErrorCode, RequestError};
 use dynamo_runtime::Environment;
 use dynamo_runtime::component::{DistributedRuntime, Instance, InstanceFilter};
 use dynamo_runtime::discovery::EndpointId;
-use dynamo_runtime::event_plane::{DirectEventPlane, EventPlane};
 use hearing::{Told, follow};
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -137,7 +136,7 @@ impl WorkerRouter {
             let tell = replicas::tell(runtime, name, Arc::clone(&shared));
             tasks.spawn_until_cancelled("router bookings", tell);
         }
-        let plane = DirectEventPlane::new(setup.runtime);
+        let plane = setup.runtime.event_plane();
         let news = plane.subscribe(setup.news, setup.workers);
         let follow = follow(Arc::clone(&shared), setup.instances, news);
         tasks.spawn_until_cancelled("router", follow);

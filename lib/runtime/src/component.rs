@@ -28,6 +28,7 @@ pub use typed::{HandlerStream, StreamItem, TypedClient, TypedHandler, TypedStrea
 
 use crate::discovery::endpoint_id::check_name;
 use crate::discovery::{Discovery, EndpointId, Metadata, NameError};
+use crate::event_plane::{Broadcast, BroadcastEventPlane, DirectEventPlane, EventPlane};
 use crate::request_plane::{Handler, RequestPlane};
 use crate::status::HealthState;
 use crate::{Environment, Tasks};
@@ -59,6 +60,7 @@ struct Parts {
     announcer: Announcer,
     health: HealthState,
     inhibited_duration: Duration,
+    event_medium: Option<Arc<dyn Broadcast>>,
 }
 
 /// A namespace: one deployment among others.
@@ -103,6 +105,7 @@ impl DistributedRuntime {
                 plane,
                 health: HealthState::new(),
                 inhibited_duration: INHIBITED_DURATION,
+                event_medium: None,
             }),
         }
     }
@@ -118,6 +121,12 @@ impl DistributedRuntime {
     #[must_use]
     pub fn with_inhibited_duration(&self, inhibited_duration: Duration) -> Self {
         self.with(|parts| parts.inhibited_duration = inhibited_duration)
+    }
+
+    /// The same runtime, whose events go through this medium.
+    #[must_use]
+    pub fn with_event_medium(&self, medium: Arc<dyn Broadcast>) -> Self {
+        self.with(|parts| parts.event_medium = Some(medium))
     }
 
     fn with(&self, change: impl FnOnce(&mut Parts)) -> Self {
@@ -187,6 +196,14 @@ impl DistributedRuntime {
     /// How requests travel.
     pub fn request_plane(&self) -> &Arc<dyn RequestPlane> {
         &self.parts.plane
+    }
+
+    /// How events travel: from each publisher to each subscriber, if no medium was given.
+    pub fn event_plane(&self) -> Arc<dyn EventPlane> {
+        match &self.parts.event_medium {
+            Some(medium) => Arc::new(BroadcastEventPlane::new(self.clone(), Arc::clone(medium))),
+            None => Arc::new(DirectEventPlane::new(self.clone())),
+        }
     }
 
     /// The owner of this process's discovery record: where cards and event channels go.

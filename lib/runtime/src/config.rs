@@ -31,6 +31,20 @@ choices! {
     pub enum RequestPlaneKind {
         /// Direct connections between the processes.
         Tcp = "tcp",
+        /// Through a NATS server, see `--nats-server`.
+        Nats = "nats",
+    }
+}
+
+choices! {
+    /// How events travel from workers and routers to routers.
+    pub enum EventPlaneKind {
+        /// From each process to each that follows it, over the request plane; needs no broker.
+        Tcp = "tcp",
+        /// Through a NATS server, see `--nats-server`.
+        Nats = "nats",
+        /// From a ZMQ publisher in each process; needs no broker.
+        Zmq = "zmq",
     }
 }
 
@@ -75,13 +89,18 @@ options! {
         etcd_client_key: Option<PathBuf> = None, env = "ETCD_AUTH_CLIENT_KEY";
         /// How requests travel to workers.
         request_plane: RequestPlaneKind = RequestPlaneKind::Tcp, env = "DYN_REQUEST_PLANE";
+        /// How events travel. What the events' own way does not bring is read over the request
+        /// plane, so that processes with different ones follow each other all the same.
+        event_plane: EventPlaneKind = EventPlaneKind::Tcp, env = "DYN_EVENT_PLANE";
         /// Address the request plane listens on. Other machines reach only what does not listen on
         /// loopback.
         tcp_host: String = "127.0.0.1".to_owned(), env = "DYN_TCP_RPC_HOST";
         /// Port the request plane listens on; 0 takes a free one.
         tcp_port: u16 = 0, env = "DYN_TCP_RPC_PORT";
-        /// Host that others reach this process by. If not given: the address it listens on.
-        tcp_advertise_host: Option<String> = None, env = "DYN_TCP_ADVERTISE_HOST";
+        /// Host that others reach this process by, on every plane that listens. If not given: the
+        /// address it listens on.
+        advertise_host: Option<String> = None, env = "DYN_ADVERTISE_HOST",
+            env = "DYN_TCP_ADVERTISE_HOST", deprecated = "--tcp-advertise-host";
         /// How long work in flight may take to end after SIGTERM; then it is cut off.
         drain_timeout: Duration = DEFAULT_DRAIN_TIMEOUT, env = "DYN_DRAIN_TIMEOUT";
         /// How long an instance that could not be reached is left out, unless it is the only one.

@@ -38,6 +38,11 @@ pub trait Network: Send + Sync + fmt::Debug {
     fn connect<'a>(&'a self, address: &'a str) -> BoxFuture<'a, io::Result<Box<dyn Connection>>>;
     /// Listens; port 0 takes a free one.
     fn bind<'a>(&'a self, address: &'a str) -> BoxFuture<'a, io::Result<Box<dyn Listener>>>;
+    /// Whether peers are not to be blamed for being silent now: something between all of them and
+    /// this process is known to be down, and may come back. The network bounds for how long.
+    fn excuses_silence(&self) -> bool {
+        false
+    }
 }
 
 /// The time of day. Deadlines never use it.

@@ -16,16 +16,21 @@
 //! - [`channel`]: the publisher's side of a channel, which every backend reads
 //! - [`log`]: the remembered events, pure
 //! - [`direct`]: the default backend, from publisher to subscriber without a broker
+//! - [`broadcast`]: through a medium that brings each message to all subscribers, and may lose some
 //! - [`contract`]: the suite that every backend passes
 
+pub mod broadcast;
 pub mod channel;
 pub mod contract;
 pub mod direct;
 pub mod log;
 mod subscriber;
+mod waiting;
 
+pub use broadcast::{Broadcast, BroadcastEventPlane};
 pub use channel::{Channel, ChannelState, ReadChannel};
 pub use direct::DirectEventPlane;
+pub use waiting::WaitingMessages;
 
 use crate::Tasks;
 use crate::component::{InstanceFilter, ServeError, ServedEndpoint};
@@ -35,7 +40,7 @@ use futures_core::future::BoxFuture;
 use std::fmt;
 use std::sync::Arc;
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// News that wait for the subscriber: enough to keep it busy while more come in, and little
 /// beside what publishers remember.
@@ -60,6 +65,8 @@ pub trait EventPlane: Send + Sync + fmt::Debug + 'static {
 pub struct Publication {
     served: ServedEndpoint,
     closed: CancellationToken,
+    /// Stops what tells a medium of the channel.
+    telling: Option<DropGuard>,
 }
 
 /// The news of every publisher of a channel. Dropping it ends the subscription.
@@ -95,7 +102,18 @@ pub enum News {
 
 impl Publication {
     fn new(served: ServedEndpoint, closed: CancellationToken) -> Self {
-        Self { served, closed }
+        Self {
+            served,
+            closed,
+            telling: None,
+        }
+    }
+
+    fn with_telling(self, telling: DropGuard) -> Self {
+        Self {
+            telling: Some(telling),
+            ..self
+        }
     }
 
     /// This process's instance of the channel.
@@ -105,6 +123,7 @@ impl Publication {
 
     /// Ends the subscribers' streams and withdraws the channel.
     pub async fn close(self) {
+        drop(self.telling);
         self.closed.cancel();
         self.served.drain().await;
     }

@@ -35,7 +35,7 @@ mod tcp_client;
 mod tcp_server;
 
 pub use handlers::{Handlers, Registration};
-pub use tcp::{TcpPlane, TcpPlaneOptions};
+pub use tcp::{Carrier, TcpPlane, TcpPlaneOptions};
 
 use crate::discovery::{EndpointId, InstanceId};
 use bytes::Bytes;

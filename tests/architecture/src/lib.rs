@@ -8,8 +8,8 @@ pub const LAYERS: &[&[&str]] = &[
     &["dynamo-tokens", "dynamo-protocols", "dynamo-config"],
     // Mechanism and pure domain.
     &["dynamo-runtime", "dynamo-gguf", "dynamo-kv-router"],
-    // Mechanism over mechanism: what other systems' engines publish.
-    &["dynamo-engine-events"],
+    // Mechanism over mechanism: what other systems' engines publish, planes with a broker.
+    &["dynamo-engine-events", "dynamo-nats"],
     // Workers' news, and whom to ask.
     &["dynamo-routing"],
     // The model's side: pipeline and engines.

@@ -28,6 +28,8 @@ mod mocker;
 #[cfg(test)]
 mod models;
 #[cfg(test)]
+mod nats;
+#[cfg(test)]
 mod process;
 #[cfg(test)]
 mod router;

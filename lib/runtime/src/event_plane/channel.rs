@@ -20,6 +20,12 @@ pub trait ReadChannel: Send + Sync + fmt::Debug + 'static {
     /// What there is for a subscriber at a cursor, or for a new one.
     fn read(&self, cursor: Option<Cursor>, max_bytes: usize) -> Read;
 
+    /// The events from a cursor on, without a snapshot if they are forgotten.
+    fn since(&self, cursor: Cursor, max_bytes: usize) -> Since;
+
+    /// Where a subscriber stands who knows everything.
+    fn end(&self) -> Cursor;
+
     /// Changes with every event.
     fn watch(&self) -> watch::Receiver<u64>;
 }
@@ -84,6 +90,14 @@ impl<S: ChannelState> ReadChannel for Channel<S> {
             Some(Since::Events(events, cursor)) => Read::Events(events, cursor),
             Some(Since::Missed) | None => Read::Snapshot(inner.state.snapshot(), inner.log.end()),
         }
+    }
+
+    fn since(&self, cursor: Cursor, max_bytes: usize) -> Since {
+        self.inner.lock().log.since(cursor, max_bytes)
+    }
+
+    fn end(&self) -> Cursor {
+        self.inner.lock().log.end()
     }
 
     fn watch(&self) -> watch::Receiver<u64> {

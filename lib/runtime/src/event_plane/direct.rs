@@ -7,9 +7,11 @@
 
 use super::channel::{Read, ReadChannel};
 use super::log::Cursor;
-use super::subscriber::follow;
+use super::subscriber::{Source, follow};
 use super::{EventPlane, Publication, Subscription};
-use crate::component::{DistributedRuntime, HandlerStream, InstanceFilter, ServeError, StreamItem};
+use crate::component::{
+    DistributedRuntime, HandlerStream, InstanceFilter, ServeError, StreamItem, TypedHandler,
+};
 use crate::discovery::{EndpointId, Metadata};
 use crate::request_plane::RequestHeader;
 use bytes::Bytes;
@@ -37,6 +39,10 @@ pub(super) struct Subscribe {
     /// Where it stands, if it has been there before.
     #[serde(default)]
     pub(super) cursor: Option<(u64, u64)>,
+    /// Whether the answer ends once it is told everything so far: what comes later, it hears in
+    /// another way.
+    #[serde(default)]
+    pub(super) once: bool,
 }
 
 /// What a publisher answers, again and again.
@@ -58,6 +64,7 @@ struct Following {
     closed: CancellationToken,
     /// Where the subscriber stands.
     cursor: Option<Cursor>,
+    once: bool,
     /// Pieces of a snapshot that are still to be sent.
     pieces: VecDeque<Bytes>,
 }
@@ -76,18 +83,7 @@ impl EventPlane for DirectEventPlane {
         channel: Arc<dyn ReadChannel>,
     ) -> BoxFuture<'_, Result<Publication, ServeError>> {
         let closed = CancellationToken::new();
-        let closing = closed.clone();
-        let handler = move |subscribe: Subscribe, _header: RequestHeader| {
-            let following = Following {
-                changes: channel.watch(),
-                channel: Arc::clone(&channel),
-                closed: closing.clone(),
-                cursor: subscribe.cursor.map(Cursor::from),
-                pieces: VecDeque::new(),
-            };
-            let items: HandlerStream<ChannelItem> = stream::unfold(following, next_item).boxed();
-            std::future::ready(Ok::<_, RequestError>(items))
-        };
+        let handler = follow_handler(channel, closed.clone());
         Box::pin(async move {
             let endpoint = self.runtime.endpoint(name);
             let served = endpoint.serve(handler, Metadata::new()).await?;
@@ -97,10 +93,33 @@ impl EventPlane for DirectEventPlane {
 
     fn subscribe(&self, name: EndpointId, publishers: InstanceFilter) -> Subscription {
         let client = self.runtime.endpoint(name).typed_client_of(publishers);
-        let random = Arc::clone(&self.runtime.environment().random);
+        let source = Source {
+            client: Arc::new(client),
+            random: Arc::clone(&self.runtime.environment().random),
+            medium: None,
+        };
         Subscription::start(self.runtime.tasks(), |news, tasks| {
-            follow(client, news, tasks, random)
+            follow(source, news, tasks)
         })
+    }
+}
+
+/// Serves a channel to each subscriber that calls, until `closed`.
+pub(super) fn follow_handler(
+    channel: Arc<dyn ReadChannel>,
+    closed: CancellationToken,
+) -> impl TypedHandler<Subscribe, ChannelItem> {
+    move |subscribe: Subscribe, _header: RequestHeader| {
+        let following = Following {
+            changes: channel.watch(),
+            channel: Arc::clone(&channel),
+            closed: closed.clone(),
+            cursor: subscribe.cursor.map(Cursor::from),
+            once: subscribe.once,
+            pieces: VecDeque::new(),
+        };
+        let items: HandlerStream<ChannelItem> = stream::unfold(following, next_item).boxed();
+        std::future::ready(Ok::<_, RequestError>(items))
     }
 }
 
@@ -133,6 +152,7 @@ async fn next_item(
                 };
                 return Some((Ok(item), following));
             }
+            Read::Events(..) if following.once => return None,
             Read::Events(..) => {
                 tokio::select! {
                     biased;

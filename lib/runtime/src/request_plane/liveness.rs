@@ -45,6 +45,11 @@ impl Liveness {
         }
     }
 
+    /// Counts silence from now: what was not heard until now is not the peer's fault.
+    pub(super) fn excuse(&mut self, now: Instant) {
+        self.counted_from = now;
+    }
+
     /// Judges the peer, which was last heard at `heard`.
     pub(super) fn tick(&mut self, now: Instant, heard: Instant) -> Verdict {
         let late = now.saturating_duration_since(self.last_tick + PING_INTERVAL);
@@ -100,6 +105,20 @@ mod tests {
             gone_after(start + Duration::from_secs(2), &mut liveness, heard),
             None
         );
+    }
+
+    #[test]
+    fn silence_that_is_excused_does_not_count() {
+        let start = Instant::now();
+        let mut liveness = Liveness::new(start);
+        let mut now = start;
+        for _ in 0..100 {
+            now += PING_INTERVAL;
+            liveness.excuse(now);
+            assert_eq!(liveness.tick(now, start), Verdict::Ping);
+        }
+        let after = gone_after(now, &mut liveness, |_| start).unwrap();
+        assert!(after > SILENCE_BOUND, "a full bound: {after:?}");
     }
 
     #[test]

@@ -14,7 +14,7 @@
 //! - A peer that takes nothing off its socket for [`STALL_BOUND`] is given up as well, even if it
 //!   goes on sending: its streams would hold up the engine behind them for ever.
 
-use crate::environment::Connection;
+use crate::environment::{Connection, Network};
 use bytes::BytesMut;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -106,13 +106,14 @@ impl Outbox {
     pub(super) async fn write_to(
         &self,
         mut connection: WriteHalf<Box<dyn Connection>>,
+        network: &dyn Network,
     ) -> io::Result<()> {
         let mut batch = BytesMut::new();
         while poll_fn(|context| self.poll_ready(context)).await {
             // One round for the streams that are ready as well: their frames join this write.
             tokio::task::yield_now().await;
             self.take(&mut batch);
-            write_batch(&mut connection, &batch).await?;
+            write_batch(&mut connection, &batch, network).await?;
             batch.clear();
             if batch.capacity() > KEPT_BUFFER_BYTES {
                 batch = BytesMut::new();
@@ -120,7 +121,7 @@ impl Outbox {
         }
         // What was put before the close still goes out: an END says more than a cut.
         self.take(&mut batch);
-        write_batch(&mut connection, &batch).await?;
+        write_batch(&mut connection, &batch, network).await?;
         connection.shutdown().await
     }
 
@@ -151,11 +152,14 @@ impl Outbox {
 async fn write_batch(
     connection: &mut WriteHalf<Box<dyn Connection>>,
     mut batch: &[u8],
+    network: &dyn Network,
 ) -> io::Result<()> {
     while !batch.is_empty() {
-        let taken = timeout(STALL_BOUND, connection.write(batch))
-            .await
-            .map_err(io::Error::from)??;
+        let taken = match timeout(STALL_BOUND, connection.write(batch)).await {
+            Ok(taken) => taken?,
+            Err(_) if network.excuses_silence() => continue,
+            Err(stalled) => return Err(stalled.into()),
+        };
         if taken == 0 {
             return Err(io::ErrorKind::WriteZero.into());
         }
@@ -184,6 +188,7 @@ fn wake_writer(mut state: parking_lot::MutexGuard<'_, State>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Environment;
     use bytes::BufMut;
     use std::sync::Arc;
     use tokio::io::AsyncReadExt;
@@ -203,7 +208,11 @@ mod tests {
         outbox.close();
         assert_eq!(outbox.put_control(put_byte(0)), Err(Closed));
         let mut read = Vec::new();
-        let (written, got) = tokio::join!(outbox.write_to(write), far.read_to_end(&mut read));
+        let network = Environment::system().network;
+        let (written, got) = tokio::join!(
+            outbox.write_to(write, &*network),
+            far.read_to_end(&mut read)
+        );
         written.unwrap();
         got.unwrap();
         assert_eq!(read, (0..100).collect::<Vec<u8>>());
@@ -268,10 +277,11 @@ mod tests {
             std::future::pending::<()>().await;
         };
         let started = tokio::time::Instant::now();
+        let network = Environment::system().network;
         let ended = tokio::select! {
             biased;
             () = read => unreachable!("it waits for ever"),
-            ended = outbox.write_to(write) => ended,
+            ended = outbox.write_to(write, &*network) => ended,
         };
         assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::TimedOut);
         assert_eq!(started.elapsed(), STALL_BOUND / 2 * 3 + STALL_BOUND);

@@ -19,6 +19,7 @@ use super::outbox::Outbox;
 use super::tcp_client::ClientConnection;
 use super::tcp_server::{Limits, MAX_CONNECTIONS, MAX_STREAMS_PER_CONNECTION};
 use super::{RequestHeader, RequestPlane, ResponseStream, TrafficClass, tcp_server};
+use crate::environment::{Listener, Network};
 use crate::{Environment, Tasks};
 use bytes::Bytes;
 use dynamo_protocols::{ErrorCode, RequestError};
@@ -91,9 +92,7 @@ pub enum TcpPlaneError {
         source: io::Error,
     },
     /// Listening on every interface says nothing about how others get here.
-    #[error(
-        "listening on {0} does not say how others reach this process; give --tcp-advertise-host"
-    )]
+    #[error("listening on {0} does not say how others reach this process; give --advertise-host")]
     NoAdvertiseHost(SocketAddr),
 }
 
@@ -108,8 +107,21 @@ struct Parts {
     environment: Environment,
     tasks: Tasks,
     handlers: Handlers,
+    scheme: &'static str,
     address: String,
     peers: Mutex<BTreeMap<(String, TrafficClass), Arc<Peer>>>,
+}
+
+/// What carries the frames in place of the environment's sockets: byte streams, made in any way.
+pub struct Carrier {
+    /// The transport's name in addresses, `tcp://`.
+    pub scheme: &'static str,
+    /// Makes connections to addresses without the scheme.
+    pub network: Arc<dyn Network>,
+    /// Where this process's peers come in.
+    pub listener: Box<dyn Listener>,
+    /// How others reach it, without the scheme.
+    pub address: String,
 }
 
 /// The place of one outgoing connection.
@@ -147,11 +159,38 @@ impl TcpPlane {
             .map_err(bind_error)?;
         let bound = listener.local_addr().map_err(bind_error)?;
         let address = match &options.advertise_host {
-            Some(host) => format!("{SCHEME}{host}:{}", bound.port()),
+            Some(host) => format!("{host}:{}", bound.port()),
             None if bound.ip().is_unspecified() => {
                 return Err(TcpPlaneError::NoAdvertiseHost(bound));
             }
-            None => format!("{SCHEME}{bound}"),
+            None => bound.to_string(),
+        };
+        let carrier = Carrier {
+            scheme: SCHEME,
+            network: Arc::clone(&environment.network),
+            listener,
+            address,
+        };
+        Ok(Self::over(environment, tasks, carrier, options))
+    }
+
+    /// Serves what is registered until `tasks` are cancelled, with connections that are made in
+    /// another way. Host and port of the options are the carrier's business then.
+    pub fn over(
+        environment: Environment,
+        tasks: Tasks,
+        carrier: Carrier,
+        options: &TcpPlaneOptions,
+    ) -> Self {
+        let Carrier {
+            scheme,
+            network,
+            listener,
+            address,
+        } = carrier;
+        let environment = Environment {
+            network: Arc::clone(&network),
+            ..environment
         };
         let handlers = Handlers::new();
         let limits = Limits {
@@ -160,17 +199,18 @@ impl TcpPlane {
         };
         tasks.spawn(
             "request plane listener",
-            tcp_server::serve(listener, handlers.clone(), tasks.child(), limits),
+            tcp_server::serve(listener, network, handlers.clone(), tasks.child(), limits),
         );
-        Ok(Self {
+        Self {
             parts: Arc::new(Parts {
                 environment,
                 tasks,
                 handlers,
-                address,
+                scheme,
+                address: format!("{scheme}{address}"),
                 peers: Mutex::default(),
             }),
-        })
+        }
     }
 
     async fn open(
@@ -179,10 +219,14 @@ impl TcpPlane {
         header: RequestHeader,
         body: Bytes,
     ) -> Result<ResponseStream, RequestError> {
-        let Some(host) = address.strip_prefix(SCHEME) else {
+        let scheme = self.parts.scheme;
+        let Some(host) = address.strip_prefix(scheme) else {
             return Err(RequestError::new(
                 ErrorCode::WorkerUnreachable,
-                format!("{address} is not an address of the tcp request plane"),
+                format!(
+                    "the worker is at {address}, and this process speaks {scheme}; \
+                     start both with the same --request-plane"
+                ),
             ));
         };
         let peer = self.peer(host, header.class);
@@ -267,6 +311,15 @@ impl RequestPlane for TcpPlane {
     }
 }
 
+impl std::fmt::Debug for Carrier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Carrier")
+            .field("scheme", &self.scheme)
+            .field("address", &self.address)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Peer {
     fn usable(&self) -> Option<Arc<ClientConnection>> {
         let connection = self.connection.lock();
@@ -283,10 +336,17 @@ fn reconnect_pause(times: u32) -> Duration {
 }
 
 /// Pings the peer at each interval until it has been silent for too long.
-pub(super) async fn keep_alive(outbox: &Outbox, heard: &Mutex<Instant>) -> ConnectionError {
+pub(super) async fn keep_alive(
+    outbox: &Outbox,
+    heard: &Mutex<Instant>,
+    network: &dyn Network,
+) -> ConnectionError {
     let mut liveness = Liveness::new(Instant::now());
     for nonce in 0_u64.. {
         tokio::time::sleep(PING_INTERVAL).await;
+        if network.excuses_silence() {
+            liveness.excuse(Instant::now());
+        }
         let last_heard = *heard.lock();
         match liveness.tick(Instant::now(), last_heard) {
             Verdict::Gone => return ConnectionError::Silent,

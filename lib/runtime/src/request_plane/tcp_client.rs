@@ -14,6 +14,7 @@ use super::outbox::Outbox;
 use super::server_stream::deadline_error;
 use super::tcp::keep_alive;
 use super::{ReceiveItems, ReceivedRawItem, RequestHeader, TrafficClass};
+use crate::environment::Network;
 use crate::{Environment, Tasks};
 use bytes::Bytes;
 use dynamo_protocols::{ErrorCode, RequestError};
@@ -115,13 +116,14 @@ impl ClientConnection {
             window,
         });
         let running = Arc::clone(&this);
+        let network = Arc::clone(&environment.network);
         let cancel = tasks.cancellation().clone();
         let peer = address.to_owned();
         tasks.spawn("request plane client connection", async move {
             let error = tokio::select! {
                 biased;
                 () = cancel.cancelled() => ConnectionError::Stopping,
-                error = running.run(greeted) => error,
+                error = running.run(greeted, &*network) => error,
             };
             running.fail(&peer, &error);
         });
@@ -185,7 +187,7 @@ impl ClientConnection {
         })
     }
 
-    async fn run(&self, greeted: Greeted) -> ConnectionError {
+    async fn run(&self, greeted: Greeted, network: &dyn Network) -> ConnectionError {
         let Greeted {
             mut reader, writer, ..
         } = greeted;
@@ -207,10 +209,10 @@ impl ClientConnection {
         };
         tokio::select! {
             biased;
-            error = keep_alive(&self.outbox, &heard) => error,
+            error = keep_alive(&self.outbox, &heard, network) => error,
             // Before the reader: a peer that never stops sending would use up every turn of
             // this task, and credit and heartbeats would never leave.
-            written = self.outbox.write_to(writer) => {
+            written = self.outbox.write_to(writer, network) => {
                 written.map_or_else(ConnectionError::from, |()| ConnectionError::NotReading)
             }
             error = read => error,

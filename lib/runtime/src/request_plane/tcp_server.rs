@@ -14,7 +14,7 @@ use super::server_stream::ServerStream;
 use super::tcp::keep_alive;
 use super::{IncomingRequest, TrafficClass};
 use crate::Tasks;
-use crate::environment::{Connection, Listener};
+use crate::environment::{Connection, Listener, Network};
 use bytes::{Bytes, BytesMut};
 use dynamo_protocols::{ErrorCode, RequestError};
 use parking_lot::Mutex;
@@ -57,6 +57,7 @@ pub(super) struct Limits {
 /// Accepts connections until its tasks are cancelled.
 pub(super) async fn serve(
     listener: Box<dyn Listener>,
+    network: Arc<dyn Network>,
     handlers: Handlers,
     tasks: Tasks,
     limits: Limits,
@@ -92,9 +93,10 @@ pub(super) async fn serve(
         };
         let own = tasks.child();
         let handlers = handlers.clone();
+        let network = Arc::clone(&network);
         tasks.spawn("request plane server connection", async move {
             let _place = place;
-            match run_connection(connection, handlers, &own, limits).await {
+            match run_connection(connection, &*network, handlers, &own, limits).await {
                 Ok(()) | Err(ConnectionError::Closed | ConnectionError::Stopping) => {}
                 Err(error) => tracing::warn!(%peer, %error, "request plane connection ended"),
             }
@@ -132,6 +134,7 @@ struct Streams {
 
 async fn run_connection(
     connection: Box<dyn Connection>,
+    network: &dyn Network,
     handlers: Handlers,
     tasks: &Tasks,
     limits: Limits,
@@ -177,11 +180,11 @@ async fn run_connection(
         drop(outbox.put_control(frame::put_go_away));
         pending().await
     };
-    let mut write = std::pin::pin!(outbox.write_to(writer));
+    let mut write = std::pin::pin!(outbox.write_to(writer, network));
     let ended = tokio::select! {
         biased;
         () = tasks.cancellation().cancelled() => Err(ConnectionError::Stopping),
-        ended = keep_alive(&outbox, &heard) => Err(ended),
+        ended = keep_alive(&outbox, &heard, network) => Err(ended),
         ended = go_away => ended,
         // Before the reader: a peer that never stops sending would use up every turn of this
         // task, and neither items nor heartbeats would ever leave.

@@ -4,14 +4,19 @@ use bytes::Bytes;
 use dynamo_runtime::component::DistributedRuntime;
 use dynamo_runtime::discovery::mem::MemRegistry;
 use dynamo_runtime::discovery::{Discovery, EndpointId};
+use dynamo_runtime::event_plane::broadcast::{Broadcast, BroadcastError, Listening, Topic};
 use dynamo_runtime::event_plane::contract::{TestBackend, TestProcess};
 use dynamo_runtime::event_plane::{
-    Channel, ChannelState, DirectEventPlane, EventPlane, News, PublisherNews,
+    BroadcastEventPlane, Channel, ChannelState, DirectEventPlane, EventPlane, News, PublisherNews,
 };
 use dynamo_runtime::request_plane::{TcpPlane, TcpPlaneOptions};
 use dynamo_runtime::{Tasks, event_plane_contract};
 use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::broadcast;
 
 use crate::request_plane_network::{MemoryNetwork, Switch, Traffic, switched};
 
@@ -21,13 +26,100 @@ event_plane_contract!(
     Direct::new()
 );
 
+event_plane_contract!(
+    over_a_medium_that_loses_much,
+    [flavor = "multi_thread", worker_threads = 2],
+    Direct {
+        medium: Some(Arc::new(Lossy::default())),
+        ..Direct::new()
+    }
+);
+
 struct Direct {
     registry: MemRegistry,
     network: Arc<MemoryNetwork>,
+    medium: Option<Arc<dyn Broadcast>>,
+}
+
+/// A medium in memory that loses every third message of more than one event, and what a listener is
+/// too slow for.
+#[derive(Debug, Default)]
+struct Lossy {
+    topics: Mutex<BTreeMap<String, broadcast::Sender<Bytes>>>,
+}
+
+struct LossyTopic {
+    address: String,
+    sender: broadcast::Sender<Bytes>,
+    sent: AtomicU64,
+}
+
+struct LossyListening(broadcast::Receiver<Bytes>);
+
+impl Broadcast for Lossy {
+    fn open<'a>(
+        &'a self,
+        name: &'a EndpointId,
+    ) -> BoxFuture<'a, Result<Box<dyn Topic>, BroadcastError>> {
+        let mut topics = self.topics.lock();
+        let address = format!("lossy://{name}/{}", topics.len());
+        let (sender, _) = broadcast::channel(16);
+        topics.insert(address.clone(), sender.clone());
+        let topic = LossyTopic {
+            address,
+            sender,
+            sent: AtomicU64::new(0),
+        };
+        Box::pin(std::future::ready(Ok(Box::new(topic) as Box<dyn Topic>)))
+    }
+
+    fn listen<'a>(
+        &'a self,
+        address: &'a str,
+    ) -> BoxFuture<'a, Result<Box<dyn Listening>, BroadcastError>> {
+        let topics = self.topics.lock();
+        let receiver = topics.get(address).map(broadcast::Sender::subscribe);
+        let listening = receiver
+            .map(|receiver| Box::new(LossyListening(receiver)) as Box<dyn Listening>)
+            .ok_or_else(|| BroadcastError("no such topic".to_owned()));
+        Box::pin(std::future::ready(listening))
+    }
+}
+
+impl Topic for LossyTopic {
+    fn address(&self) -> &str {
+        &self.address
+    }
+
+    fn max_message(&self) -> usize {
+        4096
+    }
+
+    fn send(&self, message: Bytes) -> BoxFuture<'_, ()> {
+        let is_long = message.len() > 100;
+        if !is_long || self.sent.fetch_add(1, Ordering::Relaxed) % 3 != 2 {
+            drop(self.sender.send(message));
+        }
+        Box::pin(std::future::ready(()))
+    }
+}
+
+impl Listening for LossyListening {
+    fn next(&mut self) -> BoxFuture<'_, Option<Bytes>> {
+        Box::pin(async {
+            loop {
+                match self.0.recv().await {
+                    Ok(message) => return Some(message),
+                    Err(broadcast::error::RecvError::Lagged(_)) => {}
+                    Err(broadcast::error::RecvError::Closed) => return None,
+                }
+            }
+        })
+    }
 }
 
 struct DirectProcess {
-    plane: DirectEventPlane,
+    plane: Arc<dyn EventPlane>,
     discovery: Arc<dyn Discovery>,
     tasks: Tasks,
     switch: Arc<Switch>,
@@ -38,6 +130,7 @@ impl Direct {
         Self {
             registry: MemRegistry::new(),
             network: Arc::default(),
+            medium: None,
         }
     }
 
@@ -53,8 +146,12 @@ impl Direct {
             Arc::clone(&discovery),
             Arc::new(plane.unwrap()),
         );
+        let plane: Arc<dyn EventPlane> = match &self.medium {
+            None => Arc::new(DirectEventPlane::new(runtime)),
+            Some(medium) => Arc::new(BroadcastEventPlane::new(runtime, Arc::clone(medium))),
+        };
         DirectProcess {
-            plane: DirectEventPlane::new(runtime),
+            plane,
             discovery,
             tasks,
             switch,
@@ -70,7 +167,7 @@ impl TestBackend for Direct {
 
 impl TestProcess for DirectProcess {
     fn plane(&self) -> &dyn EventPlane {
-        &self.plane
+        &*self.plane
     }
 
     fn kill(&self) -> BoxFuture<'_, ()> {
