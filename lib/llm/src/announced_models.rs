@@ -1,6 +1,6 @@
 //! Follows what models processes announce, and keeps a catalogue like that.
 //!
-//! What to take in is decided by [`crate::model_set`]; how, by the [`Catalogue`]. This file
+//! What to take in is decided by [`crate::model_set`]; how, by the catalogue. This file
 //! watches discovery.
 //!
 //! Invariants

@@ -5,7 +5,7 @@
 //! behind it places with another worker. Whoever reads the answer notices a pause. It also keeps
 //! the deadlines of first token and following ones, whatever the engine.
 //!
-//! Whether to go on is decided by [`Moves`], how long to wait by [`Patience`], both pure.
+//! Whether to go on is decided by [`Moves`], for how long by its `patience`, both pure but for a timer.
 //!
 //! Invariants
 //! - Each token is given once, and in order: a new attempt starts at the position after the last
