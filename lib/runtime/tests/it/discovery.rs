@@ -182,7 +182,8 @@ impl TestBackend for EtcdBackend {
             endpoints: vec![Endpoint::parse(&self.server.borrow().endpoint()).unwrap()],
             user: None,
             tls: TlsFiles::default(),
-            lease_ttl: Duration::from_secs(3),
+            // A call may take a third of it, also where many start at once on a busy machine.
+            lease_ttl: Duration::from_secs(9),
         };
         let environment = Environment::system();
         let metrics = DiscoveryMetrics::new().unwrap();
