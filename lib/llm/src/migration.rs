@@ -5,7 +5,8 @@
 //! behind it places with another worker. Whoever reads the answer notices a pause. It also keeps
 //! the deadlines of first token and following ones, whatever the engine.
 //!
-//! Whether to go on is decided by [`Moves`], for how long by its `patience`, both pure but for a timer.
+//! Whether to go on is decided by [`Moves`], for how long by its `patience`, both pure but for a
+//! timer.
 //!
 //! Invariants
 //! - Each token is given once, and in order: a new attempt starts at the position after the last
@@ -257,7 +258,6 @@ impl Answer {
     fn failed(&mut self, error: RequestError) -> Option<RequestError> {
         self.phase = Phase::Ended;
         let now = Instant::now();
-        let may_move = self.may_move();
         let bits = self.setup.environment.random.next_u64();
         let progressed = std::mem::take(&mut self.has_progressed);
         let Verdict::Again { wait, moved } = self.moves.judge(&error, now, progressed, bits) else {
@@ -265,7 +265,7 @@ impl Answer {
         };
         // Without a worker there will be none; with one it may go on.
         let is_hopeless = error.code == ErrorCode::ModelNotReady && self.setup.gone.is_cancelled();
-        if !may_move || is_hopeless {
+        if is_hopeless || !self.may_move() {
             return Some(self.give_up(error));
         }
         let context = &mut self.context;

@@ -217,6 +217,14 @@ fn answers_that_are_too_long_do_not_move() {
     let answer = block_on(read(&migrating, request(20), RequestContext::default()));
     assert_eq!(answer.2, Some(ErrorCode::WorkerLost));
     assert_eq!(migrating.setup.metrics.too_long.get(), 1);
+    // One that would not have moved anyway was not kept from it.
+    engine
+        .scripts
+        .lock()
+        .push_back(Script::Break(8, ErrorCode::InvalidRequest));
+    let answer = block_on(read(&migrating, request(20), RequestContext::default()));
+    assert_eq!(answer.2, Some(ErrorCode::InvalidRequest));
+    assert_eq!(migrating.setup.metrics.too_long.get(), 1);
 }
 
 #[test]
