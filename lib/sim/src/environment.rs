@@ -15,7 +15,7 @@ use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -23,15 +23,20 @@ use turmoil::net::{TcpListener, TcpStream};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// The environment of the host of this name.
-pub fn of_host(name: &'static str, seed: u64, trace: &Trace) -> Environment {
+pub fn of_host(name: &str, seed: u64, trace: &Trace) -> Environment {
+    of_host_with_clock(name, seed, trace, &ClockSkew::default())
+}
+
+/// The same, with a time of day that is wrong by `skew`.
+pub fn of_host_with_clock(name: &str, seed: u64, trace: &Trace, skew: &ClockSkew) -> Environment {
     let host = Arc::new(Host {
-        name,
+        name: name.into(),
         trace: trace.clone(),
         connections: AtomicU64::new(0),
     });
     Environment {
         network: Arc::new(SimulatedNetwork { host }),
-        clock: Arc::new(VirtualClock),
+        clock: Arc::new(VirtualClock { skew: skew.clone() }),
         // Hosts of one run must not draw the same numbers.
         random: Arc::new(SeededRandom::new(seed ^ xxh3_64(name.as_bytes()))),
         compute: Arc::new(OnTheSpot),
@@ -48,7 +53,7 @@ pub struct SeededRandom {
 /// Whose events these are.
 #[derive(Debug)]
 struct Host {
-    name: &'static str,
+    name: Arc<str>,
     trace: Trace,
     connections: AtomicU64,
 }
@@ -71,13 +76,28 @@ struct Traced {
     number: u64,
 }
 
-/// The simulator's time of day.
+/// How wrong a host's time of day is, in seconds. Clones are the same clock's.
+#[derive(Debug, Clone, Default)]
+pub struct ClockSkew(Arc<AtomicI64>);
+
+/// The simulator's time of day, and how far the host's is from it.
 #[derive(Debug)]
-struct VirtualClock;
+struct VirtualClock {
+    skew: ClockSkew,
+}
 
 /// Computes where it is called: a thread would bring the machine's timing into the run.
 #[derive(Debug)]
 struct OnTheSpot;
+
+// === impl ClockSkew ===
+
+impl ClockSkew {
+    /// Moves the clock by so many seconds, at once.
+    pub fn jump(&self, seconds: i64) {
+        self.0.fetch_add(seconds, Ordering::Relaxed);
+    }
+}
 
 // === impl SeededRandom ===
 
@@ -230,7 +250,13 @@ impl Drop for Traced {
 impl WallClock for VirtualClock {
     fn unix_time(&self) -> Duration {
         // Outside the simulation there is no time.
-        turmoil::since_epoch().unwrap_or_default()
+        let right = turmoil::since_epoch().unwrap_or_default();
+        let skew = self.skew.0.load(Ordering::Relaxed);
+        let wrong = Duration::from_secs(skew.unsigned_abs());
+        match skew < 0 {
+            true => right.saturating_sub(wrong),
+            false => right.saturating_add(wrong),
+        }
     }
 }
 
