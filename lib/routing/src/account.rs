@@ -2,8 +2,10 @@
 //! end, and what the engine found in its cache.
 //!
 //! Invariant: the booking ends with the answer, whichever way that ends, and with its drop at the
-//! latest.
+//! latest. Until the first item the call may be sent elsewhere, and is booked there: only then the
+//! booking is this answer's.
 
+use crate::call::RoutedCall;
 use crate::router::Shared;
 use dynamo_kv_router::decision_log::{End, Outcome};
 use dynamo_kv_router::router::Ticket;
@@ -19,7 +21,9 @@ use std::task::{Context, Poll};
 pub struct Accounted<S> {
     answer: S,
     shared: Arc<Shared>,
-    /// `None` once the router has been told the end.
+    /// The call, until a worker has taken it.
+    call: Option<RoutedCall>,
+    /// `None` before that, and once the router has been told the end.
     ticket: Option<Ticket>,
     generated: u32,
     /// Generated tokens at which the next block is full.
@@ -36,20 +40,30 @@ impl<S> fmt::Debug for Accounted<S> {
 }
 
 impl<S> Accounted<S> {
-    pub(crate) fn new(answer: S, shared: Arc<Shared>, ticket: Option<Ticket>) -> Self {
-        let block_size = shared.block_size().get();
-        let filled = ticket.map_or(0, |ticket| ticket.isl_tokens % u64::from(block_size));
+    pub(crate) fn new(answer: S, shared: Arc<Shared>, call: RoutedCall) -> Self {
         Self {
             answer,
             shared,
-            ticket,
+            call: Some(call),
+            ticket: None,
             generated: 0,
-            next_block: block_size - u32::try_from(filled).unwrap_or(0),
+            next_block: u32::MAX,
             cached_tokens: None,
         }
     }
 
+    /// The answer has begun, or never will: it goes nowhere else any more.
+    fn settle(&mut self) {
+        let Some(call) = self.call.take() else { return };
+        self.ticket = call.take_ticket();
+        let block_size = self.shared.block_size().get();
+        let tokens = self.ticket.map_or(0, |ticket| ticket.isl_tokens);
+        let filled = tokens % u64::from(block_size);
+        self.next_block = block_size - u32::try_from(filled).unwrap_or(0);
+    }
+
     fn progress(&mut self, output: &EngineOutput) {
+        self.settle();
         if let Some(cached) = output.cached_tokens {
             self.cached_tokens = Some(u64::from(cached));
         }
@@ -72,6 +86,7 @@ impl<S> Accounted<S> {
     }
 
     fn end(&mut self, end: End) {
+        self.settle();
         if let Some(ticket) = self.ticket.take() {
             let outcome = Outcome {
                 cached_tokens: self.cached_tokens,

@@ -72,14 +72,16 @@ impl RoutedCall {
         Policy::By(Arc::clone(&self.state) as Arc<dyn Chooser>)
     }
 
-    /// The answer, from a worker that has taken the request.
+    /// The answer, which until its first item may still come from another worker than the one
+    /// that the request was sent to.
     pub fn account<S>(self, answer: S) -> Accounted<S> {
-        // What was kept to send it elsewhere is of no use any more.
-        *self.state.request.lock() = None;
-        let placed = self.state.booked.lock().placed.take();
-        let ticket = placed.map(|placed| placed.ticket);
         let shared = Arc::clone(&self.state.shared);
-        Accounted::new(answer, shared, ticket)
+        Accounted::new(answer, shared, self)
+    }
+
+    /// Where it is booked now, for whoever ends the booking.
+    pub(crate) fn take_ticket(&self) -> Option<Ticket> {
+        self.state.take_ticket()
     }
 }
 
