@@ -24,7 +24,7 @@ pub mod direct;
 pub mod log;
 mod subscriber;
 
-pub use channel::{Channel, ChannelState, ReadChannel};
+pub use channel::{Channel, ChannelState, ChannelWatch, ReadChannel};
 pub use direct::DirectEventPlane;
 
 use crate::Tasks;
