@@ -27,10 +27,11 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
 /// How long the parts of a request may take; less than by default, so that a run sees them end.
-pub(super) const PARTS: Duration = Duration::from_secs(10);
+pub(super) const PARTS: Duration = Duration::from_secs(20);
 
-/// How long handing a request over may take.
-pub(super) const DISPATCH: Duration = Duration::from_secs(5);
+/// How long handing a request over may take, as by default: one call asks three workers, one after
+/// the other, and each that is cut off costs three seconds.
+pub(super) const DISPATCH: Duration = Duration::from_secs(15);
 
 /// When a frontend with a broken book forgets a booking.
 const FORGETS_AT: Duration = Duration::from_secs(4);
