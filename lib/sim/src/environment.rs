@@ -10,6 +10,8 @@ use dynamo_runtime::environment::{
     ComputeError, ComputePool, Connection, Job, Listener, Network, RandomSource, WallClock,
 };
 use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -24,12 +26,25 @@ use xxhash_rust::xxh3::xxh3_64;
 
 /// The environment of the host of this name.
 pub fn of_host(name: &str, seed: u64, trace: &Trace) -> Environment {
-    of_host_with_clock(name, seed, trace, &ClockSkew::default())
+    of_process(
+        name,
+        seed,
+        trace,
+        &ClockSkew::default(),
+        &Sockets::default(),
+    )
 }
 
-/// The same, with a time of day that is wrong by `skew`.
-pub fn of_host_with_clock(name: &str, seed: u64, trace: &Trace, skew: &ClockSkew) -> Environment {
+/// The same for a process that can be killed, with a time of day that is wrong by `skew`.
+pub fn of_process(
+    name: &str,
+    seed: u64,
+    trace: &Trace,
+    skew: &ClockSkew,
+    sockets: &Sockets,
+) -> Environment {
     let host = Arc::new(Host {
+        sockets: sockets.clone(),
         name: name.into(),
         trace: trace.clone(),
         connections: AtomicU64::new(0),
@@ -56,6 +71,19 @@ struct Host {
     name: Arc<str>,
     trace: Trace,
     connections: AtomicU64,
+    sockets: Sockets,
+}
+
+/// The connections of a process, to be cut off in their order when it is killed. Left to itself
+/// the simulator drops a killed host's tasks, and the connections with them, in an order that
+/// depends on how many tasks the whole process of the simulator has ever had.
+#[derive(Clone, Default)]
+pub struct Sockets(Arc<Mutex<Open>>);
+
+#[derive(Default)]
+struct Open {
+    streams: BTreeMap<u64, TcpStream>,
+    is_cut_off: bool,
 }
 
 /// The simulator's network, seen from one host.
@@ -71,7 +99,6 @@ struct SimulatedListener {
 
 /// A connection whose traffic is traced.
 struct Traced {
-    stream: TcpStream,
     host: Arc<Host>,
     number: u64,
 }
@@ -89,6 +116,38 @@ struct VirtualClock {
 /// Computes where it is called: a thread would bring the machine's timing into the run.
 #[derive(Debug)]
 struct OnTheSpot;
+
+// === impl Sockets ===
+
+impl Sockets {
+    /// Ends every connection, and makes no more.
+    pub fn cut_off(&self) {
+        let mut open = self.0.lock();
+        open.is_cut_off = true;
+        while let Some((_, stream)) = open.streams.pop_first() {
+            drop(stream);
+        }
+    }
+
+    /// Does something with a connection that was not cut off.
+    fn with<T>(
+        &self,
+        number: u64,
+        act: impl FnOnce(Pin<&mut TcpStream>) -> Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        match self.0.lock().streams.get_mut(&number) {
+            Some(stream) => act(Pin::new(stream)),
+            None => Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
+        }
+    }
+}
+
+impl std::fmt::Debug for Sockets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let open = self.0.lock().streams.len();
+        f.debug_struct("Sockets").field("open", &open).finish()
+    }
+}
 
 // === impl ClockSkew ===
 
@@ -143,11 +202,12 @@ impl Host {
     fn connection(self: &Arc<Self>, stream: TcpStream) -> (Box<dyn Connection>, u64) {
         let number = self.connections.fetch_add(1, Ordering::Relaxed) + 1;
         let host = Arc::clone(self);
-        let traced = Traced {
-            stream,
-            host,
-            number,
-        };
+        let mut open = self.sockets.0.lock();
+        if !open.is_cut_off {
+            open.streams.insert(number, stream);
+        }
+        drop(open);
+        let traced = Traced { host, number };
         (Box::new(traced), number)
     }
 }
@@ -206,12 +266,13 @@ impl Traced {
 
 impl AsyncRead for Traced {
     fn poll_read(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
+        let sockets = &self.host.sockets;
+        ready!(sockets.with(self.number, |stream| stream.poll_read(context, buffer)))?;
         self.record("reads", &buffer.filled()[before..]);
         Poll::Ready(Ok(()))
     }
@@ -219,21 +280,24 @@ impl AsyncRead for Traced {
 
 impl AsyncWrite for Traced {
     fn poll_write(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.stream).poll_write(context, bytes))?;
+        let sockets = &self.host.sockets;
+        let written = ready!(sockets.with(self.number, |it| it.poll_write(context, bytes)))?;
         self.record("writes", &bytes[..written]);
         Poll::Ready(Ok(written))
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let sockets = &self.host.sockets;
+        sockets.with(self.number, |stream| stream.poll_flush(context))
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(Pin::new(&mut self.stream).poll_shutdown(context))?;
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let sockets = &self.host.sockets;
+        ready!(sockets.with(self.number, |stream| stream.poll_shutdown(context)))?;
         self.record("shuts down after", &[]);
         Poll::Ready(Ok(()))
     }
@@ -241,7 +305,10 @@ impl AsyncWrite for Traced {
 
 impl Drop for Traced {
     fn drop(&mut self) {
-        self.record("is dropped after", &[]);
+        let stream = self.host.sockets.0.lock().streams.remove(&self.number);
+        if stream.is_some() {
+            self.record("is dropped after", &[]);
+        }
     }
 }
 

@@ -252,6 +252,7 @@ impl Driver<'_> {
         };
         let renew = |orders: &mut super::world::Orders| {
             orders.incarnation += 1;
+            orders.die = CancellationToken::new();
             orders.terminate = CancellationToken::new();
             orders.announced_late = late;
         };
@@ -281,6 +282,12 @@ impl Driver<'_> {
                     }
                 }
             }
+        }
+        // Its connections end first, in an order that repeats.
+        world.orders(host).die.cancel();
+        if let Err(error) = self.sim.step() {
+            self.world
+                .violated(now, Violation::Simulation(error.to_string()));
         }
         self.sim.crash(host.to_string());
     }

@@ -3,7 +3,7 @@
 use super::discovery::SimulatedDiscovery;
 use super::fault::Host;
 use super::world::{Orders, World};
-use crate::environment;
+use crate::environment::{self, Sockets};
 use dynamo_runtime::Tasks;
 use dynamo_runtime::component::DistributedRuntime;
 use dynamo_runtime::request_plane::{TcpPlane, TcpPlaneOptions};
@@ -29,7 +29,13 @@ pub(super) async fn join(
     let name = host.to_string();
     // A process that starts again draws other numbers.
     let seed = world.plan.seed ^ (orders.incarnation << 40);
-    let environment = environment::of_host_with_clock(&name, seed, &world.trace, &orders.skew);
+    let sockets = Sockets::default();
+    let environment = environment::of_process(&name, seed, &world.trace, &orders.skew, &sockets);
+    let killed = orders.die.clone();
+    tasks.spawn_until_cancelled("kill", async move {
+        killed.cancelled().await;
+        sockets.cut_off();
+    });
     let options = TcpPlaneOptions {
         host: "0.0.0.0".to_owned(),
         port: PORT,

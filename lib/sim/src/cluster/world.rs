@@ -37,6 +37,8 @@ pub(super) struct World {
 pub(super) struct Orders {
     /// How often it was started before.
     pub(super) incarnation: u64,
+    /// SIGKILL, which comes a step before the process is taken away.
+    pub(super) die: CancellationToken,
     /// SIGTERM.
     pub(super) terminate: CancellationToken,
     /// The run is over.
