@@ -59,7 +59,7 @@ pub(super) fn run(seed: u64, broken: Broken) -> Result<Report, Box<Failure>> {
     let plan = ClusterPlan::draw(seed);
     let world = Arc::new(World::new(plan, broken));
     let mut driver = Driver::new(&world);
-    if let Err(error) = driver.to_the_end() {
+    if let Err(error) = driver.drive() {
         let failed = Violation::Simulation(error.to_string());
         world.violated(driver.sim.elapsed(), failed);
     }
@@ -126,7 +126,7 @@ impl Driver<'_> {
         }
     }
 
-    fn to_the_end(&mut self) -> Result<(), Box<dyn std::error::Error>> {
+    fn drive(&mut self) -> Result<(), Box<dyn std::error::Error>> {
         let mut quiet_at = None;
         let mut next_look = Duration::ZERO;
         while self.sim.elapsed() < LONGEST_RUN - STOP_BOUND {
