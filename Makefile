@@ -54,8 +54,9 @@ deny: ## licences, bans and sources of dependencies, where cargo-deny is install
 	@if command -v cargo-deny >/dev/null; then cargo deny --offline check licenses bans sources; \
 	else echo "cargo-deny is not installed (cargo install --locked cargo-deny): skipped; tests check bans and sources"; fi
 
-sim: tools ## deterministic simulation
-	$(CARGO) nextest run --release --package dynamo-sim
+SEEDS ?= 300
+sim: build ## deterministic simulation: SEEDS=N runs, from SEED on
+	target/release/dynamo simulate --seed $(or $(SEED),0) --seeds $(SEEDS)
 
 reference: build ## write docs/reference from the options' declarations
 	target/release/dynamo reference docs/reference

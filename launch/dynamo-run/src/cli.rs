@@ -21,6 +21,7 @@ use dynamo_replay::config::ReplayOptions;
 use dynamo_router_service::RouterServiceOptions;
 use dynamo_routing::news::NewsOptions;
 use dynamo_runtime::config::RuntimeOptions;
+use dynamo_sim::config::SimulateOptions;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -57,6 +58,8 @@ pub(crate) enum CommandKind {
     BenchRouter,
     /// Measure the router's index.
     BenchIndex,
+    /// Replay seeds of the simulator.
+    Simulate,
     /// What is wrong with a frontend's routing.
     DoctorRouting,
     /// Fetch a model and print where it is.
@@ -87,6 +90,7 @@ pub(crate) const REFERENCE: &[(&str, &str)] = &[
     ("bench-serve", "dynamo bench serve"),
     ("bench-router", "dynamo bench router"),
     ("bench-index", "dynamo bench index"),
+    ("simulate", "dynamo simulate"),
     ("doctor", "dynamo doctor"),
     ("model", "dynamo model"),
 ];
@@ -161,6 +165,9 @@ pub(crate) fn schema(command: &str) -> Schema {
             .with::<RouterOptions>()
             .with::<ModelOptions>()
             .with::<NewsOptions>()
+            .with::<RuntimeOptions>(),
+        "simulate" => Schema::new()
+            .with::<SimulateOptions>()
             .with::<RuntimeOptions>(),
         "doctor" => Schema::new()
             .with::<DoctorOptions>()
@@ -238,6 +245,9 @@ pub(crate) fn parse(surroundings: &Surroundings) -> Result<Parsed, UsageError> {
             }),
             None => Ok(Parsed::Print(root().render_long_help().to_string())),
         },
+        Some(("simulate", matches)) => resolve("simulate", matches, surroundings, |_| {
+            Ok(CommandKind::Simulate)
+        }),
         Some(("mocker", matches)) => {
             resolve("mocker", matches, surroundings, |_| Ok(CommandKind::Mocker))
         }
@@ -324,6 +334,12 @@ pub(crate) fn root() -> Command {
         .subcommand(model_command())
         .subcommand(bench_command())
         .subcommand(doctor_command())
+        .subcommand(with_options(
+            "simulate",
+            Command::new("simulate").about(
+                "Replay a seed of the deterministic simulation: a cluster under faults, in virtual time",
+            ),
+        ))
         .subcommand(
             Command::new("completions")
                 .about("Print completions for a shell")

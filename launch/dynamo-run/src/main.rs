@@ -23,6 +23,7 @@ mod process;
 mod reference;
 mod router;
 mod run;
+mod simulate;
 
 use dynamo_runtime::shutdown::ExitStatus;
 use std::process::ExitCode;

@@ -3,7 +3,7 @@
 use crate::cli::{CommandKind, Invocation};
 use crate::loader::Surroundings;
 use crate::output::complain;
-use crate::{bench, bench_routing, doctor, engine, mocker, planes, router, run};
+use crate::{bench, bench_routing, doctor, engine, mocker, planes, router, run, simulate};
 use anyhow::Context;
 use dynamo_config::Resolved;
 use dynamo_runtime::component::DistributedRuntime;
@@ -63,7 +63,12 @@ async fn run(invocation: Invocation, surroundings: Surroundings) -> ExitStatus {
         TelemetryOptions::new(runtime_options, surroundings.stderr_is_terminal);
     if run::is_quiet(&command) && options.source("log_level").is_none_or(is_default) {
         // A conversation is not to be mixed with log lines unless they matter.
-        "warn".clone_into(&mut telemetry_options.log);
+        let level = match command {
+            // What simulated processes log has the time of this machine and not theirs.
+            CommandKind::Simulate => "off",
+            _ => "warn",
+        };
+        level.clone_into(&mut telemetry_options.log);
     }
     let telemetry = match telemetry::init(&telemetry_options, &environment) {
         Ok(guard) => guard,
@@ -131,6 +136,7 @@ impl Process {
             CommandKind::BenchIndex => bench_routing::index(&self).await,
             CommandKind::BenchRouter => bench_routing::router(&self).await,
             CommandKind::DoctorRouting => doctor::routing(&self).await,
+            CommandKind::Simulate => simulate::simulate(&self).await,
             CommandKind::ModelFetch(model) => engine::fetch(&self, &model).await,
             CommandKind::ModelShow(model) => engine::show(&self, &model).await,
         }

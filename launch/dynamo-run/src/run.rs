@@ -53,6 +53,7 @@ pub(crate) fn is_quiet(command: &CommandKind) -> bool {
         | CommandKind::BenchServe
         | CommandKind::BenchRouter
         | CommandKind::BenchIndex
+        | CommandKind::Simulate
         | CommandKind::DoctorRouting => true,
     }
 }

@@ -284,9 +284,9 @@ mod tests {
             total_blocks: 9,
             ..LoadReport::default()
         };
-        let before = *channel.watch().borrow();
+        let before = channel.watch().events();
         channel.publish(|told| told.load(0, load.clone()));
         channel.publish(|told| told.load(0, load.clone()));
-        assert_eq!(*channel.watch().borrow(), before + 1);
+        assert_eq!(channel.watch().events(), before + 1);
     }
 }

@@ -28,7 +28,7 @@ mod subscriber;
 mod waiting;
 
 pub use broadcast::{Broadcast, BroadcastEventPlane};
-pub use channel::{Channel, ChannelState, ReadChannel};
+pub use channel::{Channel, ChannelState, ChannelWatch, ReadChannel};
 pub use direct::DirectEventPlane;
 pub use waiting::WaitingMessages;
 

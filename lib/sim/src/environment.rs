@@ -10,12 +10,14 @@ use dynamo_runtime::environment::{
     ComputeError, ComputePool, Connection, Job, Listener, Network, RandomSource, WallClock,
 };
 use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -23,15 +25,33 @@ use turmoil::net::{TcpListener, TcpStream};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// The environment of the host of this name.
-pub fn of_host(name: &'static str, seed: u64, trace: &Trace) -> Environment {
-    let host = Arc::new(Host {
+pub fn of_host(name: &str, seed: u64, trace: &Trace) -> Environment {
+    of_process(
         name,
+        seed,
+        trace,
+        &ClockSkew::default(),
+        &Sockets::default(),
+    )
+}
+
+/// The same for a process that can be killed, with a time of day that is wrong by `skew`.
+pub fn of_process(
+    name: &str,
+    seed: u64,
+    trace: &Trace,
+    skew: &ClockSkew,
+    sockets: &Sockets,
+) -> Environment {
+    let host = Arc::new(Host {
+        sockets: sockets.clone(),
+        name: name.into(),
         trace: trace.clone(),
         connections: AtomicU64::new(0),
     });
     Environment {
         network: Arc::new(SimulatedNetwork { host }),
-        clock: Arc::new(VirtualClock),
+        clock: Arc::new(VirtualClock { skew: skew.clone() }),
         // Hosts of one run must not draw the same numbers.
         random: Arc::new(SeededRandom::new(seed ^ xxh3_64(name.as_bytes()))),
         compute: Arc::new(OnTheSpot),
@@ -48,9 +68,22 @@ pub struct SeededRandom {
 /// Whose events these are.
 #[derive(Debug)]
 struct Host {
-    name: &'static str,
+    name: Arc<str>,
     trace: Trace,
     connections: AtomicU64,
+    sockets: Sockets,
+}
+
+/// The connections of a process, to be cut off in their order when it is killed. Left to itself
+/// the simulator drops a killed host's tasks, and the connections with them, in an order that
+/// depends on how many tasks the whole process of the simulator has ever had.
+#[derive(Clone, Default)]
+pub struct Sockets(Arc<Mutex<Open>>);
+
+#[derive(Default)]
+struct Open {
+    streams: BTreeMap<u64, TcpStream>,
+    is_cut_off: bool,
 }
 
 /// The simulator's network, seen from one host.
@@ -66,18 +99,64 @@ struct SimulatedListener {
 
 /// A connection whose traffic is traced.
 struct Traced {
-    stream: TcpStream,
     host: Arc<Host>,
     number: u64,
 }
 
-/// The simulator's time of day.
+/// How wrong a host's time of day is, in seconds. Clones are the same clock's.
+#[derive(Debug, Clone, Default)]
+pub struct ClockSkew(Arc<AtomicI64>);
+
+/// The simulator's time of day, and how far the host's is from it.
 #[derive(Debug)]
-struct VirtualClock;
+struct VirtualClock {
+    skew: ClockSkew,
+}
 
 /// Computes where it is called: a thread would bring the machine's timing into the run.
 #[derive(Debug)]
 struct OnTheSpot;
+
+// === impl Sockets ===
+
+impl Sockets {
+    /// Ends every connection, and makes no more.
+    pub fn cut_off(&self) {
+        let mut open = self.0.lock();
+        open.is_cut_off = true;
+        while let Some((_, stream)) = open.streams.pop_first() {
+            drop(stream);
+        }
+    }
+
+    /// Does something with a connection that was not cut off.
+    fn with<T>(
+        &self,
+        number: u64,
+        act: impl FnOnce(Pin<&mut TcpStream>) -> Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        match self.0.lock().streams.get_mut(&number) {
+            Some(stream) => act(Pin::new(stream)),
+            None => Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
+        }
+    }
+}
+
+impl std::fmt::Debug for Sockets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let open = self.0.lock().streams.len();
+        f.debug_struct("Sockets").field("open", &open).finish()
+    }
+}
+
+// === impl ClockSkew ===
+
+impl ClockSkew {
+    /// Moves the clock by so many seconds, at once.
+    pub fn jump(&self, seconds: i64) {
+        self.0.fetch_add(seconds, Ordering::Relaxed);
+    }
+}
 
 // === impl SeededRandom ===
 
@@ -123,11 +202,12 @@ impl Host {
     fn connection(self: &Arc<Self>, stream: TcpStream) -> (Box<dyn Connection>, u64) {
         let number = self.connections.fetch_add(1, Ordering::Relaxed) + 1;
         let host = Arc::clone(self);
-        let traced = Traced {
-            stream,
-            host,
-            number,
-        };
+        let mut open = self.sockets.0.lock();
+        if !open.is_cut_off {
+            open.streams.insert(number, stream);
+        }
+        drop(open);
+        let traced = Traced { host, number };
         (Box::new(traced), number)
     }
 }
@@ -186,12 +266,13 @@ impl Traced {
 
 impl AsyncRead for Traced {
     fn poll_read(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
+        let sockets = &self.host.sockets;
+        ready!(sockets.with(self.number, |stream| stream.poll_read(context, buffer)))?;
         self.record("reads", &buffer.filled()[before..]);
         Poll::Ready(Ok(()))
     }
@@ -199,21 +280,24 @@ impl AsyncRead for Traced {
 
 impl AsyncWrite for Traced {
     fn poll_write(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.stream).poll_write(context, bytes))?;
+        let sockets = &self.host.sockets;
+        let written = ready!(sockets.with(self.number, |it| it.poll_write(context, bytes)))?;
         self.record("writes", &bytes[..written]);
         Poll::Ready(Ok(written))
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let sockets = &self.host.sockets;
+        sockets.with(self.number, |stream| stream.poll_flush(context))
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(Pin::new(&mut self.stream).poll_shutdown(context))?;
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let sockets = &self.host.sockets;
+        ready!(sockets.with(self.number, |stream| stream.poll_shutdown(context)))?;
         self.record("shuts down after", &[]);
         Poll::Ready(Ok(()))
     }
@@ -221,7 +305,10 @@ impl AsyncWrite for Traced {
 
 impl Drop for Traced {
     fn drop(&mut self) {
-        self.record("is dropped after", &[]);
+        let stream = self.host.sockets.0.lock().streams.remove(&self.number);
+        if stream.is_some() {
+            self.record("is dropped after", &[]);
+        }
     }
 }
 
@@ -230,7 +317,13 @@ impl Drop for Traced {
 impl WallClock for VirtualClock {
     fn unix_time(&self) -> Duration {
         // Outside the simulation there is no time.
-        turmoil::since_epoch().unwrap_or_default()
+        let right = turmoil::since_epoch().unwrap_or_default();
+        let skew = self.skew.0.load(Ordering::Relaxed);
+        let wrong = Duration::from_secs(skew.unsigned_abs());
+        match skew < 0 {
+            true => right.saturating_sub(wrong),
+            false => right.saturating_add(wrong),
+        }
     }
 }
 

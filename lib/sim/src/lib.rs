@@ -17,7 +17,11 @@
 //! - [`plan`]: what a seed means, pure
 //! - [`echo`]: the two hosts' software
 //! - [`scenario`]: runs a plan and judges it
+//! - [`cluster`]: frontends and workers under faults of every kind
+//! - [`config`]: options of the command that runs it
 
+pub mod cluster;
+pub mod config;
 pub mod echo;
 pub mod environment;
 pub mod plan;

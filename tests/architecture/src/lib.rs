@@ -35,6 +35,8 @@ pub const SAME_LAYER: &[(&str, &str)] = &[
     ("dynamo-tokens", "dynamo-protocols"),
     // The binary hosts the bench command.
     ("dynamo-run", "dynamo-bench"),
+    // And the simulator.
+    ("dynamo-run", "dynamo-sim"),
 ];
 
 /// What is wrong with `from` depending on `to`, if anything. Crates outside the workspace are

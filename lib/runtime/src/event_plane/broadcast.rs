@@ -151,7 +151,7 @@ async fn tell(channel: Arc<dyn ReadChannel>, topic: Box<dyn Topic>) {
     let mut patience = QUIET_AFTER;
     loop {
         // Marked before it is read: an event in between is seen at the next turn.
-        changes.mark_unchanged();
+        changes.mark_seen();
         let most = topic.max_message().min(MAX_MESSAGE_BYTES);
         let (events, missed) = match channel.since(cursor, most.saturating_sub(ENVELOPE_BYTES)) {
             Since::Events(events, after) => {
@@ -169,13 +169,9 @@ async fn tell(channel: Arc<dyn ReadChannel>, topic: Box<dyn Topic>) {
             patience = QUIET_AFTER;
             continue;
         }
-        match timeout(patience, changes.changed()).await {
-            Ok(Ok(())) => {}
-            Ok(Err(_)) => return,
-            Err(_) => {
-                send(&*topic, cursor, Vec::new()).await;
-                patience = TIP_INTERVAL;
-            }
+        if timeout(patience, changes.changed()).await.is_err() {
+            send(&*topic, cursor, Vec::new()).await;
+            patience = TIP_INTERVAL;
         }
     }
 }

@@ -7,7 +7,9 @@ use super::log::{Cursor, EventLog, Since};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::fmt;
-use tokio::sync::watch;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::Notify;
 
 /// What a channel's events add up to.
 pub trait ChannelState: Send + fmt::Debug + 'static {
@@ -27,7 +29,7 @@ pub trait ReadChannel: Send + Sync + fmt::Debug + 'static {
     fn end(&self) -> Cursor;
 
     /// Changes with every event.
-    fn watch(&self) -> watch::Receiver<u64>;
+    fn watch(&self) -> ChannelWatch;
 }
 
 /// What there is for a subscriber, and where it stands afterwards.
@@ -39,17 +41,68 @@ pub enum Read {
     Events(Vec<Bytes>, Cursor),
 }
 
+/// How far a channel is. Those who wait for more are woken in the order in which they began to
+/// wait, unlike with tokio's `watch`, which chooses at random: a simulation could not be repeated.
+#[derive(Debug, Default)]
+struct Progress {
+    next: AtomicU64,
+    moved: Notify,
+}
+
+/// Tells when a channel has events that were not seen.
+#[derive(Debug)]
+pub struct ChannelWatch {
+    progress: Arc<Progress>,
+    seen: u64,
+}
+
 /// A channel whose events add up to an `S`.
 #[derive(Debug)]
 pub struct Channel<S> {
     inner: Mutex<Inner<S>>,
-    published: watch::Sender<u64>,
+    progress: Arc<Progress>,
 }
 
 #[derive(Debug)]
 struct Inner<S> {
     state: S,
     log: EventLog,
+}
+
+impl Progress {
+    fn set(&self, next: u64) {
+        self.next.store(next, Ordering::Release);
+        self.moved.notify_waiters();
+    }
+
+    fn get(&self) -> u64 {
+        self.next.load(Ordering::Acquire)
+    }
+}
+
+impl ChannelWatch {
+    /// How many events the channel has had.
+    pub fn events(&self) -> u64 {
+        self.progress.get()
+    }
+
+    /// Counts all events so far as seen.
+    pub fn mark_seen(&mut self) {
+        self.seen = self.progress.get();
+    }
+
+    /// Resolves when there are events that were not seen, and counts them as seen.
+    pub async fn changed(&mut self) {
+        loop {
+            // Before the look: what is published in between wakes it.
+            let moved = self.progress.moved.notified();
+            let next = self.progress.get();
+            if next != std::mem::replace(&mut self.seen, next) {
+                return;
+            }
+            moved.await;
+        }
+    }
 }
 
 impl<S: ChannelState> Channel<S> {
@@ -61,7 +114,7 @@ impl<S: ChannelState> Channel<S> {
                 state,
                 log: EventLog::new(epoch),
             }),
-            published: watch::Sender::new(0),
+            progress: Arc::default(),
         }
     }
 
@@ -73,7 +126,7 @@ impl<S: ChannelState> Channel<S> {
         };
         inner.log.append(event);
         // Under the lock, so that the number never goes back.
-        self.published.send_replace(inner.log.end().next);
+        self.progress.set(inner.log.end().next);
     }
 
     /// Looks at the state.
@@ -100,7 +153,10 @@ impl<S: ChannelState> ReadChannel for Channel<S> {
         self.inner.lock().log.end()
     }
 
-    fn watch(&self) -> watch::Receiver<u64> {
-        self.published.subscribe()
+    fn watch(&self) -> ChannelWatch {
+        ChannelWatch {
+            seen: self.progress.get(),
+            progress: Arc::clone(&self.progress),
+        }
     }
 }

@@ -5,7 +5,7 @@
 //! subscriber that does not read holds up its own stream, which then finds the events it missed
 //! forgotten and sends a snapshot.
 
-use super::channel::{Read, ReadChannel};
+use super::channel::{ChannelWatch, Read, ReadChannel};
 use super::log::Cursor;
 use super::subscriber::{Source, follow};
 use super::{EventPlane, Publication, Subscription};
@@ -21,7 +21,6 @@ use futures_util::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::sync::Arc;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// Bytes of events in one item: below what the request plane sends in one piece.
@@ -60,7 +59,7 @@ pub(super) struct ChannelItem {
 /// A subscriber's stream on the publisher's side.
 struct Following {
     channel: Arc<dyn ReadChannel>,
-    changes: watch::Receiver<u64>,
+    changes: ChannelWatch,
     closed: CancellationToken,
     /// Where the subscriber stands.
     cursor: Option<Cursor>,
@@ -134,7 +133,7 @@ async fn next_item(
             return Some((Ok(item), following));
         }
         // Marked before it is read: an event in between is seen at the next turn.
-        following.changes.mark_unchanged();
+        following.changes.mark_seen();
         match following.channel.read(following.cursor, MAX_ITEM_BYTES) {
             Read::Snapshot(pieces, cursor) => {
                 following.cursor = Some(cursor);
@@ -157,7 +156,7 @@ async fn next_item(
                 tokio::select! {
                     biased;
                     () = following.closed.cancelled() => return None,
-                    changed = following.changes.changed() => changed.ok()?,
+                    () = following.changes.changed() => {}
                 }
             }
         }

@@ -1,4 +1,6 @@
-//! The simulation smoke test: echo across two hosts with one partition, replayed.
+//! The simulation's scenarios, replayed.
 
+#[cfg(test)]
+mod cluster;
 #[cfg(test)]
 mod echo;

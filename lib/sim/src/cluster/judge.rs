@@ -1,0 +1,215 @@
+//! What must hold of a cluster: at every look, and once it is quiet.
+
+use super::fault::Host;
+use super::frontend::{DISPATCH, PARTS};
+use super::world::{WorkerLife, World};
+use super::{Ending, MODEL, Violation};
+use dynamo_kv_router::{Slot, WorkerKey};
+use dynamo_protocols::ErrorCode;
+use dynamo_protocols::error::Blame;
+use dynamo_protocols::kv::{KvEvent, SequenceHash};
+use dynamo_protocols::load::LoadReport;
+use dynamo_routing::WorkerRouter;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Rounding of timers, and the time that messages take.
+const SLACK: Duration = Duration::from_secs(2);
+
+/// The longest that a request may be silent before its first token: the deadlines of all parts.
+const FIRST_BOUND: Duration =
+    Duration::from_secs(2 * PARTS.as_secs() + DISPATCH.as_secs() + SLACK.as_secs());
+
+/// The same between two tokens, moves included.
+const NEXT_BOUND: Duration = Duration::from_secs(PARTS.as_secs() + SLACK.as_secs());
+
+/// Looks for requests that hang, and for what is over its bound.
+pub(super) fn look(world: &World, now: Duration) {
+    let mut hung = Vec::new();
+    for (index, state) in world.requests.lock().iter().enumerate() {
+        let bound = match state.given.iter().all(|given| *given == 0) {
+            true => FIRST_BOUND,
+            false => NEXT_BOUND,
+        };
+        let is_open = state.begun.is_some() && state.ended.is_none();
+        if is_open && now.saturating_sub(state.heard) > bound {
+            hung.push(index);
+        }
+    }
+    for index in hung {
+        world.ended(index, now, Ending::Hung);
+    }
+    for (number, life) in lives(world) {
+        let LoadReport {
+            scheduled,
+            max_sequences,
+            used_blocks,
+            total_blocks,
+            ..
+        } = dynamo_protocols::engine::Engine::load(&*life.engine);
+        let running = scheduled.num_prefill_requests + scheduled.num_decode_requests;
+        if running > max_sequences || used_blocks > total_blocks {
+            world.violated(
+                now,
+                Violation::OverBound {
+                    host: Host::Worker(number),
+                },
+            );
+        }
+    }
+}
+
+/// Judges how the requests ended.
+pub(super) fn requests(world: &World) {
+    let states = world.requests.lock().clone();
+    for (request, state) in world.plan.requests.iter().zip(states) {
+        let Some((at, ending)) = state.ended else {
+            let ending = Ending::Hung;
+            let id = request.id.clone();
+            world.violated(world.plan.requests[0].at, Violation::Request { id, ending });
+            continue;
+        };
+        let is_promised = world.plan.promises(request, at);
+        let may_end_so = match ending {
+            Ending::Complete => state.given.iter().all(|given| *given == request.tokens),
+            Ending::GivenUp => request.gives_up_after.is_some(),
+            Ending::OutOfTime => request.patience.is_some(),
+            Ending::Failed(_) if is_promised => false,
+            Ending::Failed(ErrorCode::ModelNotFound) => {
+                world.plan.is_disturbed(request.frontend, request.at, at)
+            }
+            Ending::Failed(code) => {
+                matches!(code.blame(), Blame::Capacity | Blame::Worker)
+            }
+            // The frontend was killed: nobody else ends requests so.
+            Ending::ConnectionLost | Ending::Refused => true,
+            Ending::CutShort | Ending::Hung => false,
+        };
+        if !may_end_so {
+            let id = request.id.clone();
+            world.violated(at, Violation::Request { id, ending });
+        }
+    }
+}
+
+/// Judges a cluster in which nothing has happened for a while.
+pub(super) fn quiet(world: &World, now: Duration) {
+    let lives: BTreeMap<usize, WorkerLife> = lives(world).collect();
+    for number in 0..world.workers.len() {
+        let host = Host::Worker(number);
+        let Some(life) = lives.get(&number) else {
+            world.violated(now, Violation::NotBack { host });
+            continue;
+        };
+        let load = dynamo_protocols::engine::Engine::load(&*life.engine);
+        let work = [&load.scheduled, &load.queued];
+        let busy: u32 = work
+            .iter()
+            .map(|it| it.num_prefill_requests + it.num_decode_requests)
+            .sum();
+        if busy > 0 || load.used_blocks != load.cached_blocks {
+            world.violated(
+                now,
+                Violation::WorksForNobody {
+                    host,
+                    sequences: busy,
+                },
+            );
+        }
+    }
+    for (number, seat) in world.frontends.iter().enumerate() {
+        let host = Host::Frontend(number);
+        let registry = seat.lock().registry.clone();
+        let model = registry.and_then(|registry| registry.find(MODEL).ok());
+        match model.and_then(|model| model.router.clone()) {
+            Some(router) => frontend(world, now, host, &router, &lives),
+            None => world.violated(now, Violation::NotBack { host }),
+        }
+    }
+}
+
+fn frontend(
+    world: &World,
+    now: Duration,
+    host: Host,
+    router: &Arc<WorkerRouter>,
+    lives: &BTreeMap<usize, WorkerLife>,
+) {
+    let (booked, waiting, fleet) = router.with_router(|router| {
+        let fleet = router.fleet().workers().iter().map(|it| (it.key, it.slot));
+        let fleet: BTreeMap<WorkerKey, Slot> = fleet.collect();
+        (router.book().len(), router.waiting(), fleet)
+    });
+    if booked > 0 || waiting > 0 {
+        world.violated(
+            now,
+            Violation::Booked {
+                host,
+                booked,
+                waiting,
+            },
+        );
+    }
+    let known: BTreeSet<u64> = fleet.keys().map(|key| key.instance).collect();
+    let living: BTreeSet<u64> = lives.values().map(|life| life.instance).collect();
+    if known != living {
+        world.violated(
+            now,
+            Violation::OtherWorkers {
+                host,
+                known,
+                living,
+            },
+        );
+        return;
+    }
+    let mut blocks = 0;
+    for (number, life) in lives {
+        let key = WorkerKey {
+            instance: life.instance,
+            dp_rank: 0,
+        };
+        let index = held(router, fleet[&key]);
+        let cache = life.cache.lock().clone();
+        blocks += cache.len() as u64;
+        if index != cache {
+            world.violated(
+                now,
+                Violation::OtherBlocks {
+                    host,
+                    worker: Host::Worker(*number),
+                    missing: cache.difference(&index).count(),
+                    extra: index.difference(&cache).count(),
+                },
+            );
+        }
+    }
+    let indexed = router.index().blocks();
+    if indexed != blocks {
+        world.violated(
+            now,
+            Violation::ForeignBlocks {
+                host,
+                indexed,
+                blocks,
+            },
+        );
+    }
+}
+
+/// The blocks that a router's index has for a worker.
+fn held(router: &WorkerRouter, slot: Slot) -> BTreeSet<SequenceHash> {
+    let mut held = BTreeSet::new();
+    for stored in router.index().snapshot(slot) {
+        if let KvEvent::Stored { blocks, .. } = stored.event {
+            held.extend(blocks.iter().map(|block| block.sequence_hash));
+        }
+    }
+    held
+}
+
+fn lives(world: &World) -> impl Iterator<Item = (usize, WorkerLife)> + '_ {
+    let seats = world.workers.iter().enumerate();
+    seats.filter_map(|(number, seat)| Some((number, seat.lock().life.clone()?)))
+}

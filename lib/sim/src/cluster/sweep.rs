@@ -1,0 +1,65 @@
+//! Many seeds on several threads. A run has one thread; runs share nothing.
+
+use super::{Failure, Report, run};
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+
+/// What came of many seeds.
+#[derive(Debug, Default)]
+pub struct Sweep {
+    /// Seeds that kept the invariants.
+    pub kept: u64,
+    /// Those that did not, by seed.
+    pub failures: BTreeMap<u64, Box<Failure>>,
+    /// Faults by kind.
+    pub faults: BTreeMap<&'static str, u64>,
+    /// Requests in all.
+    pub requests: u64,
+}
+
+/// Runs `count` seeds from `first` on, and tells `each` of every run.
+pub fn sweep(
+    first: u64,
+    count: u64,
+    threads: usize,
+    each: impl Fn(&Result<Report, Box<Failure>>) + Sync,
+) -> Sweep {
+    let (next, total) = (AtomicU64::new(0), Mutex::new(Sweep::default()));
+    thread::scope(|scope| {
+        for _ in 0..threads.max(1) {
+            scope.spawn(|| {
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= count {
+                        return;
+                    }
+                    let result = run(first.wrapping_add(number));
+                    each(&result);
+                    total.lock().take(result);
+                }
+            });
+        }
+    });
+    total.into_inner()
+}
+
+impl Sweep {
+    fn take(&mut self, result: Result<Report, Box<Failure>>) {
+        let report = match &result {
+            Ok(report) => report,
+            Err(failure) => &failure.report,
+        };
+        self.requests += report.endings.len() as u64;
+        for kind in &report.faults {
+            *self.faults.entry(kind).or_default() += 1;
+        }
+        match result {
+            Ok(_) => self.kept += 1,
+            Err(failure) => {
+                self.failures.insert(failure.report.seed, failure);
+            }
+        }
+    }
+}
