@@ -15,6 +15,7 @@ pub mod shutdown;
 pub mod status;
 pub mod tasks;
 pub mod telemetry;
+pub mod tls;
 
 pub use environment::Environment;
 pub use tasks::Tasks;

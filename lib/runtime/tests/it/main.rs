@@ -34,3 +34,5 @@ mod shutdown_signals;
 mod status;
 #[cfg(test)]
 mod telemetry;
+#[cfg(test)]
+mod tls;

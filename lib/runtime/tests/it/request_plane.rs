@@ -1,9 +1,11 @@
 //! Every request-plane backend against the one contract, and what is the tcp backend's own.
 
+use crate::etcd_server::Certificates;
 use crate::request_plane_network::{MemoryNetwork, Switch, Traffic, switched};
 use dynamo_runtime::environment::Network;
 use dynamo_runtime::request_plane::contract::{TestBackend, TestProcess};
 use dynamo_runtime::request_plane::{RequestPlane, TcpPlane, TcpPlaneOptions};
+use dynamo_runtime::tls::{ClientTls, NamedFile, ServerTls, TlsNetwork};
 use dynamo_runtime::{Environment, Tasks, request_plane_contract};
 use futures_util::future::BoxFuture;
 use std::sync::Arc;
@@ -16,11 +18,19 @@ request_plane_contract!(
     Tcp::on_loopback()
 );
 
+request_plane_contract!(
+    tcp_encrypted,
+    [flavor = "multi_thread", worker_threads = 2],
+    Tcp::encrypted()
+);
+
 /// What the stream contract promises by default.
 const NOTICED_WITHIN: Duration = Duration::from_secs(3);
 
 struct Tcp {
     network: Arc<dyn Network>,
+    /// Both sides show certificates.
+    certificates: Option<Certificates>,
     loss_bound: Duration,
 }
 
@@ -34,6 +44,7 @@ impl Tcp {
     fn in_memory() -> Self {
         Self {
             network: Arc::new(MemoryNetwork::default()),
+            certificates: None,
             loss_bound: NOTICED_WITHIN,
         }
     }
@@ -41,8 +52,29 @@ impl Tcp {
     fn on_loopback() -> Self {
         Self {
             network: Environment::system().network,
+            certificates: None,
             loss_bound: 10 * NOTICED_WITHIN,
         }
+    }
+
+    fn encrypted() -> Self {
+        Self {
+            certificates: Some(Certificates::make()),
+            ..Self::on_loopback()
+        }
+    }
+}
+
+/// The same network, on which both sides show certificates.
+pub(crate) fn encrypted(environment: Environment, certificates: &Certificates) -> Environment {
+    let file = |name: &str| NamedFile::new("--test", certificates.path(name));
+    let (own, key, ca) = (file("server.pem"), file("server.key"), file("ca.pem"));
+    let server = ServerTls::new(own.clone(), key.clone(), Some(ca.clone()), &[]).unwrap();
+    let client = ClientTls::new(ca, Some((own, key)), None).unwrap();
+    let network = TlsNetwork::new(environment.network, Arc::new(server), Arc::new(client));
+    Environment {
+        network: Arc::new(network),
+        ..environment
     }
 }
 
@@ -51,6 +83,10 @@ impl TestBackend for Tcp {
         Box::pin(async move {
             let (switch, tasks) = (Arc::<Switch>::default(), Tasks::root());
             let environment = switched(Arc::clone(&self.network), &switch);
+            let environment = match &self.certificates {
+                Some(certificates) => encrypted(environment, certificates),
+                None => environment,
+            };
             let options = TcpPlaneOptions::default();
             let plane = TcpPlane::bind(environment, tasks.child(), &options).await;
             Box::new(TcpProcess {
