@@ -21,6 +21,7 @@ use dynamo_replay::config::ReplayOptions;
 use dynamo_router_service::RouterServiceOptions;
 use dynamo_routing::news::NewsOptions;
 use dynamo_runtime::config::RuntimeOptions;
+use dynamo_runtime::tls::{HttpTlsOptions, TcpTlsOptions};
 use dynamo_sim::config::SimulateOptions;
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -135,6 +136,7 @@ pub(crate) fn schema(command: &str) -> Schema {
     let schema = match command {
         "frontend" => Schema::new()
             .with::<FrontendOptions>()
+            .with::<HttpTlsOptions>()
             .with::<PreprocessOptions>()
             .with::<DeliveryOptions>()
             .with::<RouterOptions>()
@@ -162,6 +164,7 @@ pub(crate) fn schema(command: &str) -> Schema {
             .with::<RuntimeOptions>(),
         "router" => Schema::new()
             .with::<RouterServiceOptions>()
+            .with::<HttpTlsOptions>()
             .with::<RouterOptions>()
             .with::<ModelOptions>()
             .with::<NewsOptions>()
@@ -177,6 +180,7 @@ pub(crate) fn schema(command: &str) -> Schema {
             Schema::new()
                 .with::<ModelOptions>()
                 .with::<FrontendOptions>()
+                .with::<HttpTlsOptions>()
                 .with::<PreprocessOptions>()
                 .with::<DeliveryOptions>()
                 .with::<RouterOptions>()
@@ -189,8 +193,8 @@ pub(crate) fn schema(command: &str) -> Schema {
         .with::<HubOptions>()
         .with::<RuntimeOptions>(),
     };
-    // Who can be told where the others are, can be told where the broker is.
-    let schema = schema.with::<NatsOptions>();
+    // Who can be told where the others are, can be told how to speak with them.
+    let schema = schema.with::<TcpTlsOptions>().with::<NatsOptions>();
     schema.with_foreign_env(FOREIGN_ENV.iter().copied())
 }
 

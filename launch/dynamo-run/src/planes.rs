@@ -6,6 +6,7 @@ use dynamo_nats::{Link, NatsEvents, NatsOptions, NatsPlane};
 use dynamo_runtime::config::{EventPlaneKind, RequestPlaneKind, RuntimeOptions};
 use dynamo_runtime::event_plane::Broadcast;
 use dynamo_runtime::request_plane::{RequestPlane, TcpPlane, TcpPlaneOptions};
+use dynamo_runtime::tls::TcpTlsOptions;
 use std::sync::Arc;
 
 /// How this process speaks with the others.
@@ -27,20 +28,29 @@ pub(crate) async fn open(process: &Process) -> anyhow::Result<Planes> {
     } else {
         None
     };
+    let plane_options = TcpPlaneOptions {
+        host: options.tcp_host.clone(),
+        port: options.tcp_port,
+        advertise_host: options.advertise_host.clone(),
+        newest_version: options.request_plane_version,
+        ..TcpPlaneOptions::default()
+    };
     let requests: Arc<dyn RequestPlane> = match (&link, options.request_plane) {
         (Some(link), RequestPlaneKind::Nats) => {
-            let plane = NatsPlane::start(link.clone(), environment.clone(), tasks.child());
+            let (link, tasks) = (link.clone(), tasks.child());
+            let plane = NatsPlane::start(link, environment.clone(), tasks, &plane_options);
             Arc::new(plane.await?)
         }
         (_, RequestPlaneKind::Tcp | RequestPlaneKind::Nats) => {
-            let plane_options = TcpPlaneOptions {
-                host: options.tcp_host.clone(),
-                port: options.tcp_port,
-                advertise_host: options.advertise_host.clone(),
-                ..TcpPlaneOptions::default()
+            let (tasks, tls) = (tasks.child(), process.options.get::<TcpTlsOptions>());
+            let plane = match tls.network(Arc::clone(&environment.network))? {
+                Some(encrypted) => {
+                    let environment = environment.clone();
+                    TcpPlane::bind_encrypted(environment, encrypted, tasks, &plane_options).await
+                }
+                None => TcpPlane::bind(environment.clone(), tasks, &plane_options).await,
             };
-            let plane = TcpPlane::bind(environment.clone(), tasks.child(), &plane_options);
-            Arc::new(plane.await?)
+            Arc::new(plane?)
         }
     };
     let events: Option<Arc<dyn Broadcast>> = match (link, options.event_plane) {

@@ -18,6 +18,7 @@ use dynamo_runtime::config::RuntimeOptions;
 use dynamo_runtime::discovery::EndpointId;
 use dynamo_runtime::shutdown::ExitStatus;
 use dynamo_runtime::status::EndpointStatus;
+use dynamo_runtime::tls::HttpTlsOptions;
 use tokio::sync::oneshot;
 
 /// Routes until asked to end.
@@ -39,6 +40,10 @@ pub(crate) async fn router(process: Process) -> anyhow::Result<ExitStatus> {
     let models = RoutedModels::new();
     let service = RouterService {
         options: options.clone(),
+        tls: process
+            .options
+            .get::<HttpTlsOptions>()
+            .server(&["http/1.1"])?,
         models: models.clone(),
         environment: process.environment.clone(),
         registry: process.metrics.clone(),

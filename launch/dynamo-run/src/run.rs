@@ -12,7 +12,7 @@ use anyhow::{Context, bail};
 use dynamo_backends::{BackendAddress, BackendOptions, Backends};
 use dynamo_config::Source;
 use dynamo_frontend::local::LocalClient;
-use dynamo_frontend::{BoundFrontend, Frontend, FrontendMetrics, FrontendOptions};
+use dynamo_frontend::{BoundFrontend, Frontend, FrontendMetrics, FrontendOptions, HTTP_PROTOCOLS};
 use dynamo_kv_router::config::RouterOptions;
 use dynamo_llm::announced_models::Scope;
 use dynamo_llm::config::{DeliveryOptions, ModelOptions, PreprocessOptions};
@@ -28,6 +28,7 @@ use dynamo_runtime::config::RuntimeOptions;
 use dynamo_runtime::discovery::EndpointId;
 use dynamo_runtime::shutdown::ExitStatus;
 use dynamo_runtime::status::EndpointStatus;
+use dynamo_runtime::tls::HttpTlsOptions;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -275,7 +276,11 @@ async fn http(
     });
     process.health.set_endpoint("http", EndpointStatus::Ready);
     tracing::info!(%address, "frontend serves the openai api");
-    print_line(&format!("http://{address}"));
+    let scheme = match process.options.get::<HttpTlsOptions>().is_on() {
+        true => "https",
+        false => "http",
+    };
+    print_line(&format!("{scheme}://{address}"));
     let mut cut_off = false;
     let status = process
         .serve(async {
@@ -312,8 +317,10 @@ async fn bind(
             .api_key
             .extend(dynamo_frontend::parse_key_file(&text)?);
     }
+    let tls: &HttpTlsOptions = process.options.get();
     let frontend = Frontend {
         metrics: FrontendMetrics::new(&process.metrics, &options.metrics_prefix)?,
+        tls: tls.server(&HTTP_PROTOCOLS)?,
         options,
         models: registry,
         backends,

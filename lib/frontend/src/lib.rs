@@ -41,4 +41,4 @@ pub use error::{error_response, json_response};
 pub use metrics::FrontendMetrics;
 pub use metrics::show_routers_of;
 pub use routes::ROUTES;
-pub use server::{BindError, BoundFrontend, Drained, Frontend};
+pub use server::{BindError, BoundFrontend, Drained, Frontend, HTTP_PROTOCOLS};

@@ -17,6 +17,7 @@ use dynamo_backends::Backends;
 use dynamo_llm::registry::ModelRegistry;
 use dynamo_runtime::environment::{Connection, Listener};
 use dynamo_runtime::telemetry::{MetricsError, MetricsRegistry, Sampler};
+use dynamo_runtime::tls::{ServerTls, TlsListener};
 use dynamo_runtime::{Environment, Tasks};
 use futures_util::FutureExt;
 use hyper::body::Incoming;
@@ -61,6 +62,8 @@ const LAST_WRITES: Duration = Duration::from_secs(5);
 pub struct Frontend {
     /// The options.
     pub options: FrontendOptions,
+    /// What connections are encrypted with, if they are.
+    pub tls: Option<ServerTls>,
     /// The models to serve; may change at any time.
     pub models: ModelRegistry,
     /// Servers that compute all of them, and get requests as they are.
@@ -74,6 +77,9 @@ pub struct Frontend {
     /// Which of the traces that begin here are recorded.
     pub sampler: Sampler,
 }
+
+/// What clients may speak over TLS, the preferred first.
+pub const HTTP_PROTOCOLS: [&str; 2] = ["h2", "http/1.1"];
 
 /// A frontend that listens and does not accept yet.
 pub struct BoundFrontend {
@@ -152,6 +158,7 @@ impl Frontend {
             .bind(&address)
             .await
             .map_err(refused)?;
+        let listener = TlsListener::around(listener, self.tls);
         let local_addr = listener.local_addr().map_err(refused)?;
         show_models(
             &self.registry,

@@ -41,7 +41,7 @@ options! {
         migration_max_seq_len: Option<u32> = None, env = "DYN_MIGRATION_MAX_SEQ_LEN";
         /// How long a request waits for a worker, also for one that is starting.
         queue_timeout: Duration = Duration::from_secs(60), env = "DYN_QUEUE_TIMEOUT", min = LEAST_TIMEOUT;
-        /// How long it may take to hand a request over to its worker.
+        /// How long a worker may take to take a request before another one is asked.
         dispatch_timeout: Duration = Duration::from_secs(15), env = "DYN_DISPATCH_TIMEOUT", min = LEAST_TIMEOUT;
         /// How long the first token may take, from when a worker has the request.
         first_token_timeout: Duration = Duration::from_secs(300), env = "DYN_FIRST_TOKEN_TIMEOUT", min = LEAST_TIMEOUT;

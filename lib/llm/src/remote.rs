@@ -129,18 +129,17 @@ fn announces(process: &ProcessRecord, name: &str, identity: &ModelIdentity) -> b
     })
 }
 
-/// Waits for a part of a request until its deadline.
+/// Waits for a choice of worker until the queue's deadline.
 async fn within<T>(
     limit: Option<Duration>,
-    part: impl Future<Output = Result<T, RequestError>>,
-    error: fn(f64) -> RequestError,
+    choosing: impl Future<Output = Result<T, RequestError>>,
 ) -> Result<T, RequestError> {
     let Some(limit) = limit else {
-        return part.await;
+        return choosing.await;
     };
-    match timeout(limit, part).await {
-        Ok(done) => done,
-        Err(_) => Err(error(limit.as_secs_f64())),
+    match timeout(limit, choosing).await {
+        Ok(chosen) => chosen,
+        Err(_) => Err(queue_error(limit.as_secs_f64())),
     }
 }
 
@@ -150,16 +149,6 @@ fn queue_error(seconds: f64) -> RequestError {
         format!(
             "no worker had room within {seconds}s; try again later, or allow more with \
              --queue-timeout or the x-dynamo-queue-timeout-ms header"
-        ),
-    )
-}
-
-fn dispatch_error(seconds: f64) -> RequestError {
-    RequestError::new(
-        ErrorCode::DispatchTimeout,
-        format!(
-            "the request could not be handed over to a worker within {seconds}s; allow more with \
-             --dispatch-timeout or the x-dynamo-dispatch-timeout-ms header"
         ),
     )
 }
@@ -180,16 +169,23 @@ impl Engine for RemoteEngine {
                     true => self.route_to_router(&mut request, &mut context).await,
                 }
             };
-            let routed = within(queue, routing, queue_error).await?;
+            let routed = within(queue, routing).await?;
+            // A router takes what a worker of its own has taken, and lets it wait until then.
+            let dispatch = match self.asks_routers {
+                false => dispatch,
+                true => queue
+                    .zip(dispatch)
+                    .map(|(queue, dispatch)| queue + dispatch),
+            };
             let call = Call {
+                dispatch,
                 choice: request.choice,
                 start_position: request.generated_ids.len() as u64,
                 ..Call::from(context)
             };
             let request = Arc::new(request);
             let policy = routed.policy(&request);
-            let sending = self.generate.call(policy, &request, call);
-            let outputs = within(dispatch, sending, dispatch_error).await?;
+            let outputs = self.generate.call(policy, &request, call).await?;
             Ok(routed.account(outputs).boxed() as EngineStream)
         })
     }

@@ -9,6 +9,7 @@ use dynamo_runtime::request_plane::{
 };
 use dynamo_runtime::{Environment, Tasks};
 use futures_core::future::BoxFuture;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 /// The transport's name in addresses.
@@ -22,10 +23,12 @@ pub struct NatsPlane {
 
 impl NatsPlane {
     /// Listens at the link's subject, and serves what is registered, until `tasks` are cancelled.
+    /// Of `options`, host and port mean nothing here.
     pub async fn start(
         link: Link,
         environment: Environment,
         tasks: Tasks,
+        options: &TcpPlaneOptions,
     ) -> Result<Self, NatsError> {
         let address = link.subject().to_owned();
         let random = Arc::clone(&environment.random);
@@ -38,9 +41,8 @@ impl NatsPlane {
             listener: Box::new(listener),
             address,
         };
-        let options = TcpPlaneOptions::default();
         Ok(Self {
-            frames: TcpPlane::over(environment, tasks, carrier, &options),
+            frames: TcpPlane::over(environment, tasks, carrier, options),
         })
     }
 }
@@ -52,6 +54,10 @@ impl RequestPlane for NatsPlane {
 
     fn address(&self) -> &str {
         self.frames.address()
+    }
+
+    fn versions(&self) -> RangeInclusive<u16> {
+        self.frames.versions()
     }
 
     fn call<'a>(

@@ -9,7 +9,7 @@ use std::time::Duration;
 /// | part | from | to | code |
 /// |---|---|---|---|
 /// | `queue` | the request wants a worker | it has one | `queue_timeout`, or `model_not_ready` if there was none |
-/// | `dispatch` | it has one | a worker was sent the request | `dispatch_timeout` |
+/// | `dispatch` | it has one | that worker took it; a late one is followed by another while `queue` allows | `dispatch_timeout` |
 /// | `first_token` | that | the first token | `first_token_timeout` |
 /// | `inter_token` | a token was asked for | it came | `inter_token_timeout` |
 ///
@@ -18,7 +18,7 @@ use std::time::Duration;
 pub struct Deadlines {
     /// Until a worker is chosen, and chosen again after it was lost.
     pub queue: Option<Duration>,
-    /// Until a chosen worker was sent the request.
+    /// Until a chosen worker has taken the request.
     pub dispatch: Option<Duration>,
     /// Until the first token.
     pub first_token: Option<Duration>,

@@ -149,6 +149,7 @@ impl ErrorCode {
         matches!(
             self,
             Self::WorkerUnreachable
+                | Self::DispatchTimeout
                 | Self::WorkerLost
                 | Self::WorkerProtocol
                 | Self::EngineFailed

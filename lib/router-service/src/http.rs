@@ -15,6 +15,7 @@ use dynamo_routing::Placement;
 use dynamo_runtime::environment::Listener;
 use dynamo_runtime::http_server::{HttpBounds, serve_http};
 use dynamo_runtime::telemetry::{MetricsError, MetricsRegistry};
+use dynamo_runtime::tls::{ServerTls, TlsListener};
 use dynamo_runtime::{Environment, Tasks};
 use parking_lot::Mutex;
 use std::fmt;
@@ -40,6 +41,8 @@ const EXPIRY_INTERVAL: Duration = Duration::from_millis(250);
 pub struct RouterService {
     /// The options.
     pub options: RouterServiceOptions,
+    /// What connections are encrypted with, if they are.
+    pub tls: Option<ServerTls>,
     /// The models; may change at any time.
     pub models: RoutedModels,
     /// Sockets, clock, random numbers.
@@ -107,7 +110,7 @@ impl RouterService {
             source,
         };
         let bound = self.environment.network.bind(&address).await;
-        let listener = bound.map_err(refused)?;
+        let listener = TlsListener::around(bound.map_err(refused)?, self.tls);
         let local_addr = listener.local_addr().map_err(refused)?;
         let shown = self.models.clone();
         show_routers_of(&self.registry, move || {

@@ -6,6 +6,7 @@
 use crate::component::INHIBITED_DURATION;
 use crate::discovery::endpoint_id::DEFAULT_NAMESPACE;
 use crate::discovery::etcd::{DEFAULT_LEASE_TTL, LEAST_LEASE_TTL};
+use crate::request_plane::{MAX_PROTOCOL_VERSION, MIN_PROTOCOL_VERSION};
 use crate::shutdown::DEFAULT_DRAIN_TIMEOUT;
 use dynamo_config::{Secret, choices, options};
 use std::path::PathBuf;
@@ -95,6 +96,10 @@ options! {
         /// Address the request plane listens on. Other machines reach only what does not listen on
         /// loopback.
         tcp_host: String = "127.0.0.1".to_owned(), env = "DYN_TCP_RPC_HOST";
+        /// Newest version of the request plane's protocol to speak: for a deployment that is updated
+        /// process by process, and goes back if need be.
+        request_plane_version: u16 = MAX_PROTOCOL_VERSION, env = "DYN_REQUEST_PLANE_VERSION",
+            range = MIN_PROTOCOL_VERSION..=MAX_PROTOCOL_VERSION;
         /// Port the request plane listens on; 0 takes a free one.
         tcp_port: u16 = 0, env = "DYN_TCP_RPC_PORT";
         /// Host that others reach this process by, on every plane that listens. If not given: the

@@ -18,7 +18,7 @@
 //!
 //! - [`handlers`]: what this process serves, shared by all backends
 //! - [`position`]: the caller's check of positions, pure
-//! - [`frame`]: the wire form of protocol version 1, pure
+//! - [`frame`]: the wire form, pure
 //! - [`tcp`]: the default backend
 
 pub mod contract;
@@ -43,6 +43,7 @@ use dynamo_protocols::RequestError;
 use futures_core::Stream;
 use futures_core::future::BoxFuture;
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -51,7 +52,9 @@ use tokio::time::Instant;
 /// Oldest version of the protocol that this build speaks.
 pub const MIN_PROTOCOL_VERSION: u16 = 1;
 /// Newest version of the protocol that this build speaks.
-pub const MAX_PROTOCOL_VERSION: u16 = 1;
+pub const MAX_PROTOCOL_VERSION: u16 = 2;
+/// From this version on the serving side says when it has taken a call.
+pub(crate) const ACCEPTED_SINCE: u16 = 2;
 
 /// Which connections a call may share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -155,8 +158,12 @@ pub trait RequestPlane: Send + Sync + fmt::Debug + 'static {
     /// Where others reach this process, with the transport as scheme: `tcp://127.0.0.1:41234`.
     fn address(&self) -> &str;
 
-    /// Calls an endpoint at another process's address. The future resolves when the call is on
-    /// its way; refusals come as the stream's first and only item.
+    /// The versions of the protocol that this process speaks.
+    fn versions(&self) -> RangeInclusive<u16>;
+
+    /// Calls an endpoint at another process's address. The future resolves when the call is taken
+    /// or refused. From a peer of version 1 a refusal comes as the stream's first and only item,
+    /// and the future resolves when the call is on its way.
     fn call<'a>(
         &'a self,
         address: &'a str,

@@ -10,14 +10,17 @@
 //! What it does not do: bound the handshake's time. Those who accept and dial bound what they
 //! wait for already.
 //!
+//! - [`config`]: the options
 //! - [`files`]: certificates and keys in PEM
 //! - [`listener`]: connections that come in
 //! - [`network`]: those that go out
 
+pub mod config;
 pub mod files;
 pub mod listener;
 pub mod network;
 
+pub use config::{HttpTlsOptions, TcpTlsOptions};
 pub use files::{FileError, NamedFile};
 pub use listener::{ServerTls, TlsListener};
 pub use network::{ClientTls, TlsNetwork};
@@ -56,6 +59,14 @@ pub enum TlsError {
         option: &'static str,
         /// What is wrong with them.
         reason: String,
+    },
+    /// One option makes no sense without another.
+    #[error("{given} needs {missing} as well")]
+    Missing {
+        /// The option that was given.
+        given: &'static str,
+        /// What was not.
+        missing: &'static str,
     },
     /// The TLS library does not take the settings.
     #[error("tls cannot be set up: {0}")]

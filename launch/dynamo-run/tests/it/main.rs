@@ -38,6 +38,8 @@ mod routing;
 #[cfg(test)]
 mod serving;
 #[cfg(test)]
+mod tls;
+#[cfg(test)]
 mod traces;
 #[cfg(test)]
 mod usage;

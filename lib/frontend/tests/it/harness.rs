@@ -126,6 +126,7 @@ async fn bind_showing(
     let metrics = FrontendMetrics::new(&registry, &options.metrics_prefix).unwrap();
     let frontend = Frontend {
         options,
+        tls: None,
         models: models.clone(),
         backends: None,
         environment: environment(),

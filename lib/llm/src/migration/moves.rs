@@ -1,7 +1,7 @@
 //! Whether a request whose attempt failed is tried again, and after how long. Pure: time and
 //! randomness are arguments.
 //!
-//! - **A worker did not take it** (it is gone, drains, is not there yet): another one is asked, for
+//! - **A worker did not take it** (it is gone, drains, is late, is not there yet): another one is asked, for
 //!   as long as a request may wait for a worker.
 //! - **A worker took it and failed**: the answer moves, so often as is allowed. A request after
 //!   which worker upon worker fails without a token may be the reason: it ends.
@@ -72,9 +72,10 @@ enum Failure {
 impl Failure {
     fn of(error: &RequestError) -> Self {
         match error.code {
-            ErrorCode::WorkerUnreachable | ErrorCode::Draining | ErrorCode::ModelNotReady => {
-                Self::NotTaken
-            }
+            ErrorCode::WorkerUnreachable
+            | ErrorCode::DispatchTimeout
+            | ErrorCode::Draining
+            | ErrorCode::ModelNotReady => Self::NotTaken,
             ErrorCode::WorkerLost | ErrorCode::WorkerProtocol | ErrorCode::EngineFailed => {
                 Self::Taken
             }

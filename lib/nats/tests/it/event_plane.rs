@@ -64,7 +64,9 @@ impl Nats {
         let link = Link::open(&options, &environment, &tasks, &health).await;
         let link = link.unwrap();
         let requests: Arc<dyn RequestPlane> = if self.nats_requests {
-            let plane = NatsPlane::start(link.clone(), environment.clone(), tasks.child());
+            let options = TcpPlaneOptions::default();
+            let plane =
+                NatsPlane::start(link.clone(), environment.clone(), tasks.child(), &options);
             Arc::new(plane.await.unwrap())
         } else {
             let options = TcpPlaneOptions::default();

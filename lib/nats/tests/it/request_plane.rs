@@ -3,8 +3,8 @@
 use crate::proxy::{Proxy, Traffic};
 use crate::server::NatsServer;
 use dynamo_nats::{Link, NatsOptions, NatsPlane};
-use dynamo_runtime::request_plane::RequestPlane;
 use dynamo_runtime::request_plane::contract::{TestBackend, TestProcess};
+use dynamo_runtime::request_plane::{RequestPlane, TcpPlaneOptions};
 use dynamo_runtime::status::HealthState;
 use dynamo_runtime::{Environment, Tasks, request_plane_contract};
 use futures_util::future::BoxFuture;
@@ -55,7 +55,8 @@ impl NatsProcess {
         let health = HealthState::new();
         let link = Link::open(&options, &environment, &tasks, &health).await;
         let link = link.unwrap();
-        let plane = NatsPlane::start(link.clone(), environment, tasks.child()).await;
+        let options = TcpPlaneOptions::default();
+        let plane = NatsPlane::start(link.clone(), environment, tasks.child(), &options).await;
         Self {
             plane: plane.unwrap(),
             link,

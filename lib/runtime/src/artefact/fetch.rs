@@ -169,9 +169,11 @@ impl ArtefactFetcher {
             address: source.address.clone(),
             what,
         };
-        let mut chunks = match self.call(artefact, source, partial.written()).await {
-            Ok(chunks) => chunks,
-            Err(error) => return Err((refused(error), Some(partial))),
+        let calling = self.call(artefact, source, partial.written());
+        let mut chunks = match timeout(CHUNK_TIMEOUT, calling).await {
+            Ok(Ok(chunks)) => chunks,
+            Ok(Err(error)) => return Err((refused(error), Some(partial))),
+            Err(_) => return Err((refused(chunk_timeout()), Some(partial))),
         };
         loop {
             let chunk = match timeout(CHUNK_TIMEOUT, chunks.next()).await {

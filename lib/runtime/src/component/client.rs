@@ -24,8 +24,9 @@ use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout, timeout_at};
 
 /// A client of one endpoint. Dropping it ends its watch.
 #[derive(Debug)]
@@ -65,6 +66,8 @@ pub struct Call {
     pub start_position: u64,
     /// When the caller loses interest.
     pub deadline: Option<Instant>,
+    /// How long one instance may take to take it; then the next one is asked.
+    pub dispatch: Option<Duration>,
     /// Which connections the call may share.
     pub class: TrafficClass,
 }
@@ -184,7 +187,7 @@ impl Client {
     ) -> Result<Vec<InstanceId>, ClientError> {
         let mut instances = self.instances.clone();
         let some = |instances: &Instances| instances.as_ref().is_some_and(|all| !all.is_empty());
-        match tokio::time::timeout_at(deadline, instances.wait_for(some)).await {
+        match timeout_at(deadline, instances.wait_for(some)).await {
             Ok(Ok(_)) => Ok(self.instance_ids()),
             Ok(Err(_)) | Err(_) => Err(ClientError::NoInstances(self.endpoint().clone())),
         }
@@ -218,7 +221,7 @@ impl Client {
         self.call(Policy::Direct(instance), body, call).await
     }
 
-    /// Calls an instance chosen by the policy. The future resolves when the call is on its way.
+    /// Calls an instance chosen by the policy. The future resolves when one has taken the call.
     pub async fn call(
         &self,
         policy: Policy,
@@ -311,7 +314,14 @@ impl ClientShared {
             class: call.class,
         };
         let plane = self.endpoint.runtime().request_plane();
-        plane.call(&instance.record.address, header, body).await
+        let sending = plane.call(&instance.record.address, header, body);
+        let Some(limit) = call.dispatch else {
+            return sending.await;
+        };
+        match timeout(limit, sending).await {
+            Ok(sent) => sent,
+            Err(_) => Err(dispatch_error(limit)),
+        }
     }
 
     /// Remembers that an instance did not take a call.
@@ -362,6 +372,17 @@ impl ClientShared {
             changed
         });
     }
+}
+
+fn dispatch_error(limit: Duration) -> RequestError {
+    RequestError::new(
+        ErrorCode::DispatchTimeout,
+        format!(
+            "a worker did not take the request within {}s; allow more with --dispatch-timeout or \
+             the x-dynamo-dispatch-timeout-ms header",
+            limit.as_secs_f64()
+        ),
+    )
 }
 
 /// Keeps the client's selection like discovery, until cancelled.

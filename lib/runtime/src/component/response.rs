@@ -1,7 +1,9 @@
 //! The answer to a call, which may come from the second or third instance that was asked.
 //!
-//! The request plane tells of a refusal by the stream's first item. As long as nothing else came,
-//! the stream asks the next instance by itself; the caller sees either items or one error.
+//! An instance that refuses a call, or does not take it in time, is followed by the next one. One
+//! may still refuse by the stream's first item (it speaks an older version, or hands over what it
+//! cannot finish): as long as nothing else came, the stream asks the next instance by itself. The
+//! caller sees either items or one error.
 
 use super::client::{Call, ClientShared, Pick, Policy};
 use super::selection::Instance;
@@ -87,7 +89,10 @@ impl ResponseStream {
 fn was_not_taken(code: ErrorCode) -> bool {
     matches!(
         code,
-        ErrorCode::WorkerUnreachable | ErrorCode::Draining | ErrorCode::NoCapacity
+        ErrorCode::WorkerUnreachable
+            | ErrorCode::DispatchTimeout
+            | ErrorCode::Draining
+            | ErrorCode::NoCapacity
     )
 }
 

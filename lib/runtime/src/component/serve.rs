@@ -11,7 +11,7 @@ use crate::discovery::{
     DiscoveryError, EndpointId, InstanceId, InstanceRecord, Metadata, ProtocolVersions,
 };
 use crate::request_plane::handlers::AlreadyServed;
-use crate::request_plane::{Handler, MAX_PROTOCOL_VERSION, MIN_PROTOCOL_VERSION, Registration};
+use crate::request_plane::{Handler, Registration};
 use crate::status::{EndpointStatus, HealthState};
 use std::sync::Arc;
 
@@ -70,6 +70,7 @@ impl ServedEndpoint {
             metadata,
         };
         let announcer = runtime.announcer().clone();
+        let versions = plane.versions();
         let mut announcing = Announcing {
             announcer: &announcer,
             endpoint: id,
@@ -79,8 +80,8 @@ impl ServedEndpoint {
         let announced = announcer
             .update(|process| {
                 process.protocol = ProtocolVersions {
-                    min: MIN_PROTOCOL_VERSION,
-                    max: MAX_PROTOCOL_VERSION,
+                    min: *versions.start(),
+                    max: *versions.end(),
                 };
                 process
                     .instances

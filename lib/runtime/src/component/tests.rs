@@ -1,5 +1,6 @@
 //! The object model over an in-process plane, where refusals and lost processes can be arranged.
 
+use super::client::Call;
 use super::typed::HandlerStream;
 use super::{Chooser, Chosen, ClientError, DistributedRuntime, Endpoint, Policy};
 use crate::discovery::mem::MemRegistry;
@@ -17,6 +18,7 @@ use futures_util::{FutureExt, StreamExt, stream};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
@@ -47,6 +49,10 @@ impl RequestPlane for LocalPlane {
 
     fn address(&self) -> &str {
         &self.address
+    }
+
+    fn versions(&self) -> RangeInclusive<u16> {
+        1..=1
     }
 
     fn call<'a>(
@@ -277,6 +283,40 @@ async fn an_instance_that_is_full_is_passed_over_and_not_left_out() {
     assert_eq!(who(&client).await.0, "b");
     full.store(false, Ordering::SeqCst);
     assert_eq!(who(&client).await.0, "a");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_that_does_not_take_a_call_in_time_is_passed_over() {
+    let mut cluster = Cluster::new();
+    let ((a, _), (b, _), (caller, _)) = (cluster.start(), cluster.start(), cluster.start());
+    let never = |_: String, _: RequestHeader| -> Answer { Box::pin(std::future::pending()) };
+    let _served_a = a.serve(never, Metadata::new()).await.unwrap();
+    let served_b = b.serve(answer("b"), Metadata::new()).await.unwrap();
+    let client = client_of(&caller, 2).await;
+    let dispatch = Duration::from_secs(5);
+    let call = || Call {
+        dispatch: Some(dispatch),
+        ..Call::default()
+    };
+    let begun = Instant::now();
+    let asked = client.round_robin(&String::new(), call()).await.unwrap();
+    assert_eq!(asked.instance(), served_b.instance());
+    assert!(begun.elapsed() >= dispatch);
+    drop(asked);
+    // Who was late is left out for a while.
+    let begun = Instant::now();
+    let asked = client.round_robin(&String::new(), call()).await.unwrap();
+    assert_eq!(asked.instance(), served_b.instance());
+    assert_eq!(begun.elapsed(), Duration::ZERO);
+    drop(asked);
+
+    served_b.drain().await;
+    let client = client_of(&caller, 1).await;
+    let error = client
+        .round_robin(&String::new(), call())
+        .await
+        .unwrap_err();
+    assert_eq!(error.code, ErrorCode::DispatchTimeout);
 }
 
 #[tokio::test]

@@ -6,6 +6,10 @@
 //! and never for time to pass, so that they run in real and in virtual time alike.
 #![expect(missing_docs, reason = "the names of the cases say it all")]
 
+mod endings;
+
+pub use endings::*;
+
 use super::{
     Handler, IncomingRequest, Item, ItemStream, ReceivedItem, Registration, RequestHeader,
     RequestPlane, ResponseStream, TrafficClass,
@@ -30,6 +34,11 @@ pub trait TestBackend: Send + Sync {
     /// Within which time a frozen peer's streams end. Where time is real, leave room for a busy
     /// machine.
     fn loss_bound(&self) -> Duration;
+
+    /// Whether both sides speak a version in which a call tells when it is taken.
+    fn tells_acceptance(&self) -> bool {
+        true
+    }
 }
 
 /// A process under test.
@@ -68,7 +77,8 @@ macro_rules! request_plane_contract {
             dropping_an_answer_unread_stops_the_work
             a_slow_reader_holds_up_only_itself
             a_deadline_ends_the_answer_and_the_work
-            a_refusal_is_the_only_item
+            a_refusal_is_all_that_comes
+            a_call_waits_until_it_is_taken
             an_error_comes_after_the_items_before_it
             an_unknown_endpoint_is_refused
             a_call_for_another_instance_is_refused
@@ -404,13 +414,66 @@ pub async fn a_deadline_ends_the_answer_and_the_work(backend: &dyn TestBackend) 
     until(&progress, |progress| progress.dropped).await;
 }
 
-pub async fn a_refusal_is_the_only_item(backend: &dyn TestBackend) {
+pub async fn a_refusal_is_all_that_comes(backend: &dyn TestBackend) {
     let refusal =
         RequestError::invalid("prompt", "too long").with_retry_after(Duration::from_millis(1500));
     let own = refusal.clone();
     let pair = Pair::start(backend, move |_| Err(own.clone())).await;
-    let (items, end) = read(pair.call(header("r"), b"").await).await;
-    assert_eq!((items.len(), end), (0, Some(refusal)));
+    let address = pair.server.plane().address();
+    let told = pair.refusal(address, header("r"), Bytes::new()).await;
+    assert_eq!(told, refusal);
+}
+
+/// Takes calls when it is told to.
+#[derive(Debug)]
+struct Hesitating(watch::Sender<bool>);
+
+impl Handler for Hesitating {
+    fn handle(&self, _: IncomingRequest) -> BoxFuture<'_, Result<ItemStream, RequestError>> {
+        let mut taking = self.0.subscribe();
+        Box::pin(async move {
+            // The sender lives as long as the handler.
+            drop(taking.wait_for(|taking| *taking).await);
+            Ok(Box::pin(stream::pending()) as ItemStream)
+        })
+    }
+}
+
+pub async fn a_call_waits_until_it_is_taken(backend: &dyn TestBackend) {
+    let pair = Pair::start(backend, |_| Ok(count(1))).await;
+    let (taking, slow) = (watch::Sender::new(false), endpoint("slow"));
+    let handler = Arc::new(Hesitating(taking.clone()));
+    let handlers = pair.server.plane().handlers();
+    let registration = handlers.register(slow.clone(), handler);
+    let registration = registration.expect("nobody else serves it");
+    let call = || RequestHeader {
+        endpoint: slow.clone(),
+        ..header("r")
+    };
+    if !backend.tells_acceptance() {
+        let unheard = pair.call(call(), b"").await;
+        drop(unheard);
+        patiently(registration.idle()).await;
+        return;
+    }
+    let late = RequestHeader {
+        deadline: Some(Instant::now() + Duration::from_millis(300)),
+        ..call()
+    };
+    let address = pair.server.plane().address();
+    let error = pair.refusal(address, late, Bytes::new()).await;
+    assert_eq!(error.code, ErrorCode::RequestTimeout);
+
+    let mut waiting = Box::pin(pair.call(call(), b""));
+    // Another call goes there and back meanwhile.
+    assert!(waiting.as_mut().now_or_never().is_none());
+    assert_eq!(read(pair.call(header("s"), b"").await).await.1, None);
+    assert!(waiting.as_mut().now_or_never().is_none());
+    taking.send_replace(true);
+    let mut answer = waiting.await;
+    assert!(answer.next().now_or_never().is_none());
+    drop(answer);
+    patiently(registration.idle()).await;
 }
 
 pub async fn an_error_comes_after_the_items_before_it(backend: &dyn TestBackend) {
@@ -451,44 +514,6 @@ pub async fn a_call_for_another_instance_is_refused(backend: &dyn TestBackend) {
     assert_eq!(read(pair.call(call, b"").await).await.0.len(), 1);
 }
 
-pub async fn a_draining_endpoint_finishes_what_it_has(backend: &dyn TestBackend) {
-    drains(backend, |pair| pair.registration.refuse_new()).await;
-}
-
-pub async fn a_draining_process_finishes_what_it_has(backend: &dyn TestBackend) {
-    drains(backend, |pair| pair.server.plane().handlers().refuse_new()).await;
-}
-
-async fn drains(backend: &dyn TestBackend, drain: impl FnOnce(&Pair)) {
-    let go_on = watch::Sender::new(false);
-    let own = go_on.clone();
-    let pair = Pair::start(backend, move |_| {
-        let mut go_on = own.subscribe();
-        let wait = async move {
-            // The sender lives as long as the handler.
-            drop(go_on.wait_for(|go_on| *go_on).await);
-            item(1, "last")
-        };
-        Ok(Box::pin(count(1).chain(stream::once(wait))))
-    })
-    .await;
-    let mut running = pair.call(header("old"), b"").await;
-    next(&mut running).await;
-    drain(&pair);
-    for number in 0..3 {
-        let address = pair.server.plane().address();
-        let call = header(&format!("new {number}"));
-        let error = pair.refusal(address, call, Bytes::new()).await;
-        assert_eq!(error.code, ErrorCode::Draining);
-        assert!(error.retry_after.is_some());
-    }
-    assert!(pair.registration.idle().now_or_never().is_none());
-    go_on.send_replace(true);
-    let (items, end) = read(running).await;
-    assert_eq!((items.len(), end), (1, None));
-    patiently(pair.registration.idle()).await;
-}
-
 pub async fn large_bodies_and_items_pass(backend: &dyn TestBackend) {
     let pair = Pair::start(backend, |request| {
         Ok(Box::pin(stream::iter([
@@ -514,9 +539,8 @@ pub async fn what_is_too_large_is_refused(backend: &dyn TestBackend) {
     let address = pair.server.plane().address();
     let error = pair.refusal(address, header("r"), huge).await;
     assert_eq!(error.code, ErrorCode::PayloadTooLarge);
-    let (items, end) = read(pair.call(header("r"), b"").await).await;
-    assert_eq!(items.len(), 0);
-    assert_eq!(end.expect("a refusal").code, ErrorCode::Internal);
+    let error = pair.refusal(address, header("r"), Bytes::new()).await;
+    assert_eq!(error.code, ErrorCode::Internal);
 }
 
 pub async fn bulk_data_passes_beside_tokens(backend: &dyn TestBackend) {
@@ -560,84 +584,4 @@ pub async fn nobody_at_the_address_is_an_error(backend: &dyn TestBackend) {
     .await;
     let foreign = pair.refusal("carrier-pigeon://coop", header("r"), Bytes::new());
     assert_eq!(foreign.await.code, ErrorCode::WorkerUnreachable);
-}
-
-pub async fn a_lost_server_ends_its_streams(backend: &dyn TestBackend) {
-    let progress = watch::Sender::new(Progress::default());
-    let pair = Pair::start(backend, move |_| Ok(endless(2, 1, &progress))).await;
-    let mut answers = Vec::new();
-    for number in 0..10 {
-        let mut answer = pair.call(header(&format!("r{number}")), b"").await;
-        next(&mut answer).await;
-        answers.push(answer);
-    }
-    pair.server.kill();
-    for answer in answers {
-        let (items, end) = read(answer).await;
-        assert!(items.len() <= 1);
-        assert_eq!(end.expect("a loss").code, ErrorCode::WorkerLost);
-    }
-}
-
-pub async fn a_frozen_server_ends_its_streams(backend: &dyn TestBackend) {
-    let progress = watch::Sender::new(Progress::default());
-    let pair = Pair::start(backend, move |_| Ok(endless(1, 1, &progress))).await;
-    let mut answer = pair.call(header("r"), b"").await;
-    next(&mut answer).await;
-    let frozen_at = Instant::now();
-    pair.server.set_frozen(true);
-    let (items, end) = read(answer).await;
-    assert!(items.is_empty());
-    assert_eq!(end.expect("a loss").code, ErrorCode::WorkerLost);
-    let noticed = frozen_at.elapsed();
-    assert!(noticed <= backend.loss_bound(), "noticed after {noticed:?}");
-}
-
-pub async fn a_frozen_caller_frees_the_server(backend: &dyn TestBackend) {
-    let progress = watch::Sender::new(Progress::default());
-    let own = progress.clone();
-    let pair = Pair::start(backend, move |_| Ok(endless(1, 1, &own))).await;
-    let mut answer = pair.call(header("r"), b"").await;
-    next(&mut answer).await;
-    let frozen_at = Instant::now();
-    pair.caller.set_frozen(true);
-    until(&progress, |progress| progress.dropped).await;
-    let noticed = frozen_at.elapsed();
-    assert!(noticed <= backend.loss_bound(), "noticed after {noticed:?}");
-}
-
-pub async fn output_of_a_thawed_server_meets_nobody(backend: &dyn TestBackend) {
-    let gate = watch::Sender::new(false);
-    let own = gate.clone();
-    let pair = Pair::start(backend, move |request| {
-        let mut open = own.subscribe();
-        let attempt = request.header.attempt;
-        let start = request.header.start_position;
-        let rest = async move {
-            // The sender lives as long as the handler.
-            drop(open.wait_for(|open| *open).await);
-            stream::iter(start + 1..6).map(move |_| item(1, format!("attempt {attempt}")))
-        };
-        let first = stream::iter([item(1, format!("attempt {attempt}"))]);
-        Ok(Box::pin(first.chain(stream::once(rest).flatten())))
-    })
-    .await;
-    let mut stale = pair.call(header("r"), b"").await;
-    assert_eq!(next(&mut stale).await.payload, "attempt 0");
-    pair.server.set_frozen(true);
-    assert_eq!(
-        read(stale).await.1.expect("a loss").code,
-        ErrorCode::WorkerLost
-    );
-    gate.send_replace(true);
-    pair.server.set_frozen(false);
-    let again = RequestHeader {
-        attempt: 1,
-        start_position: 1,
-        ..header("r")
-    };
-    let (items, end) = read(pair.call(again, b"").await).await;
-    assert_eq!((positions(&items), end), (vec![1, 2, 3, 4, 5], None));
-    assert!(items.iter().all(|item| item.payload == "attempt 1"));
-    patiently(pair.registration.idle()).await;
 }

@@ -1,4 +1,4 @@
-//! The wire form of the tcp request plane, protocol version 1. Pure.
+//! The wire form of the tcp request plane, protocol versions 1 and 2. Pure.
 //!
 //! A frame is
 //!
@@ -22,6 +22,7 @@
 //! | 7 | PING | 8 bytes, given back |
 //! | 8 | PONG | the 8 bytes |
 //! | 9 | GOAWAY | empty: no new streams on this connection |
+//! | 10 | ACCEPTED | empty; since version 2: the call is taken, its first item may take its time |
 //!
 //! Invariants
 //! - A length is checked before anything is allocated for it. Before the handshake is done the
@@ -29,6 +30,8 @@
 //! - Maps are read leniently (unknown keys ignored, absent ones defaulted), so that a newer peer
 //!   may add fields without a new version. Unknown kinds end the connection: a kind that may be
 //!   ignored is announced as a feature first.
+//! - ACCEPTED is sent to peers of version 2, and only where no item follows at once: an item says
+//!   the same.
 
 use super::{RequestHeader, TrafficClass};
 use crate::discovery::{EndpointId, InstanceId};
@@ -150,6 +153,11 @@ pub enum Frame<'a> {
     Pong(u64),
     /// No new streams, please.
     GoAway,
+    /// A call is taken.
+    Accepted {
+        /// The stream of its answer.
+        stream: u32,
+    },
 }
 
 /// Why bytes are not frames.
@@ -193,6 +201,7 @@ mod kind {
     pub(super) const PING: u8 = 7;
     pub(super) const PONG: u8 = 8;
     pub(super) const GO_AWAY: u8 = 9;
+    pub(super) const ACCEPTED: u8 = 10;
 }
 
 // === impl Hello ===
@@ -200,10 +209,15 @@ mod kind {
 impl Hello {
     /// What this build says.
     pub fn of_this_build() -> Self {
+        Self::up_to(super::MAX_PROTOCOL_VERSION)
+    }
+
+    /// What it says if it is to speak no newer version than this one.
+    pub fn up_to(version: u16) -> Self {
         Self {
             magic: MAGIC.to_owned(),
             min: super::MIN_PROTOCOL_VERSION,
-            max: super::MAX_PROTOCOL_VERSION,
+            max: version.clamp(super::MIN_PROTOCOL_VERSION, super::MAX_PROTOCOL_VERSION),
             features: Vec::new(),
         }
     }
@@ -330,6 +344,7 @@ fn decode_payload(kind: u8, stream: u32, mut payload: &[u8]) -> Result<Frame<'_>
         kind::PING => Frame::Ping(payload.try_get_u64().map_err(|_| short)?),
         kind::PONG => Frame::Pong(payload.try_get_u64().map_err(|_| short)?),
         kind::GO_AWAY => Frame::GoAway,
+        kind::ACCEPTED => Frame::Accepted { stream },
         unknown => return Err(FrameError::UnknownKind(unknown)),
     })
 }
@@ -402,6 +417,11 @@ pub fn put_pong(out: &mut BytesMut, nonce: u64) {
 /// Writes a GOAWAY.
 pub fn put_go_away(out: &mut BytesMut) {
     put(out, kind::GO_AWAY, CONNECTION, |_| ());
+}
+
+/// Writes an ACCEPTED.
+pub fn put_accepted(out: &mut BytesMut, stream: u32) {
+    put(out, kind::ACCEPTED, stream, |_| ());
 }
 
 fn put(out: &mut BytesMut, kind: u8, stream: u32, payload: impl FnOnce(&mut BytesMut)) {

@@ -70,18 +70,16 @@ pub(super) struct Greeted {
     pub(super) reader: FrameReader,
     pub(super) writer: WriteHalf<Box<dyn Connection>>,
     pub(super) peer: Hello,
+    /// The version that both speak from now on.
+    pub(super) version: u16,
 }
 
 /// Says HELLO and waits for the peer's, on either side.
 pub(super) async fn greet(
     connection: Box<dyn Connection>,
-    features: Vec<String>,
+    ours: Hello,
 ) -> Result<Greeted, ConnectionError> {
     let (read, mut writer) = tokio::io::split(connection);
-    let ours = Hello {
-        features,
-        ..Hello::of_this_build()
-    };
     let mut reader = FrameReader {
         connection: read,
         buffer: BytesMut::new(),
@@ -97,19 +95,20 @@ pub(super) async fn greet(
     let peer = timeout(HANDSHAKE_TIMEOUT, exchange)
         .await
         .map_err(|_| ConnectionError::HandshakeTimeout(HANDSHAKE_TIMEOUT))??;
-    if ours.common_version(&peer).is_none() {
+    let Some(version) = ours.common_version(&peer) else {
         return Err(ConnectionError::Version {
             theirs_min: peer.min,
             theirs_max: peer.max,
             ours_min: ours.min,
             ours_max: ours.max,
         });
-    }
+    };
     reader.limit = MAX_FRAME_BYTES;
     Ok(Greeted {
         reader,
         writer,
         peer,
+        version,
     })
 }
 

@@ -31,6 +31,8 @@ struct State {
     entries: VecDeque<Entry>,
     /// Bytes of credit that the items here and given-out ones not yet credited have used.
     used: u32,
+    /// The server has said that it took the call.
+    accepted: bool,
     end: Option<Result<(), RequestError>>,
     reader: Option<Waker>,
 }
@@ -92,6 +94,13 @@ impl Inbox {
         state.reader.take()
     }
 
+    /// The server has taken the call.
+    pub(super) fn accepted(&self) -> Option<Waker> {
+        let mut state = self.state.lock();
+        state.accepted = true;
+        state.reader.take()
+    }
+
     /// Ends the stream; the first end counts.
     pub(super) fn end(&self, end: Result<(), RequestError>) -> Option<Waker> {
         let mut state = self.state.lock();
@@ -110,10 +119,23 @@ impl Inbox {
         if let Some(end) = &state.end {
             return Poll::Ready(Taken::End(end.clone().err()));
         }
-        match &mut state.reader {
-            Some(reader) => reader.clone_from(context.waker()),
-            none => *none = Some(context.waker().clone()),
+        state.wait(context);
+        Poll::Pending
+    }
+
+    /// Ready when the server has taken the call, which an item says as well, or refused it.
+    pub(super) fn poll_accepted(
+        &self,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<(), RequestError>> {
+        let mut state = self.state.lock();
+        if state.accepted || !state.entries.is_empty() {
+            return Poll::Ready(Ok(()));
         }
+        if let Some(end) = &state.end {
+            return Poll::Ready(end.clone());
+        }
+        state.wait(context);
         Poll::Pending
     }
 
@@ -121,6 +143,15 @@ impl Inbox {
     pub(super) fn credit(&self, bytes: u32) {
         let mut state = self.state.lock();
         state.used = state.used.saturating_sub(bytes);
+    }
+}
+
+impl State {
+    fn wait(&mut self, context: &mut Context<'_>) {
+        match &mut self.reader {
+            Some(reader) => reader.clone_from(context.waker()),
+            none => *none = Some(context.waker().clone()),
+        }
     }
 }
 
@@ -198,6 +229,31 @@ mod tests {
             assert_eq!(take_all(&inbox).0.len(), 1);
         }
         assert_eq!(take_all(&inbox).1, Poll::Pending);
+    }
+
+    #[test]
+    fn a_call_is_taken_by_word_or_by_an_item_and_refused_by_an_end_before_both() {
+        let mut context = Context::from_waker(Waker::noop());
+        let inbox = || Inbox::new(100);
+        let refusal = RequestError::new(ErrorCode::Draining, "not here");
+
+        let silent = inbox();
+        assert_eq!(silent.poll_accepted(&mut context), Poll::Pending);
+        assert!(silent.accepted().is_some(), "who waits is woken");
+        silent.end(Err(refusal.clone()));
+        assert_eq!(silent.poll_accepted(&mut context), Poll::Ready(Ok(())));
+
+        let quick = inbox();
+        quick.put(0, 1, b"one");
+        quick.end(Err(refusal.clone()));
+        assert_eq!(quick.poll_accepted(&mut context), Poll::Ready(Ok(())));
+
+        let refused = inbox();
+        refused.end(Err(refusal.clone()));
+        assert_eq!(
+            refused.poll_accepted(&mut context),
+            Poll::Ready(Err(refusal))
+        );
     }
 
     #[test]

@@ -5,7 +5,8 @@
 //! - The handler's stream is polled only while there is credit and room in the outbox: a slow
 //!   reader holds up the engine behind it, through this stream and no other.
 //! - Cancellation and deadline drop the handler's stream at once, wherever it stands.
-//! - Each stream that is not cancelled writes exactly one END.
+//! - Each stream that is not cancelled writes exactly one END, and before it an item or, to peers
+//!   that know it, an ACCEPTED, unless it is refused.
 
 use super::frame::{self, MAX_FRAME_BYTES};
 use super::handlers::{Handlers, draining};
@@ -26,6 +27,8 @@ use tokio_util::sync::CancellationToken;
 pub(super) struct ServerStream {
     credit: Mutex<Credit>,
     cancel: CancellationToken,
+    /// Whether the caller is told that its call is taken.
+    tells_acceptance: bool,
 }
 
 #[derive(Debug)]
@@ -39,13 +42,14 @@ struct Credit {
 struct Gone;
 
 impl ServerStream {
-    pub(super) fn new(window: u32, cancel: CancellationToken) -> Self {
+    pub(super) fn new(window: u32, cancel: CancellationToken, tells_acceptance: bool) -> Self {
         Self {
             credit: Mutex::new(Credit {
                 left: i64::from(window),
                 waiting: None,
             }),
             cancel,
+            tells_acceptance,
         }
     }
 
@@ -99,9 +103,18 @@ impl ServerStream {
             Ok(accepted) => items.insert(accepted),
             Err(error) => return Ok(Err(error)),
         };
+        let mut is_untold = self.tells_acceptance;
         loop {
             poll_fn(|context| self.poll_credit(context)).await;
-            let item = match items.next().await {
+            let next = poll_fn(|context| {
+                let next = items.poll_next_unpin(context);
+                // An item that is there at once says the same. A closed outbox is noticed by it.
+                if next.is_pending() && std::mem::take(&mut is_untold) {
+                    drop(outbox.put_control(|out| frame::put_accepted(out, stream)));
+                }
+                next
+            });
+            let item = match next.await {
                 None => return Ok(Ok(())),
                 Some(Err(error)) => return Ok(Err(error)),
                 Some(Ok(item)) => item,

@@ -18,8 +18,12 @@ use super::liveness::{Liveness, PING_INTERVAL, Verdict};
 use super::outbox::Outbox;
 use super::tcp_client::ClientConnection;
 use super::tcp_server::{Limits, MAX_CONNECTIONS, MAX_STREAMS_PER_CONNECTION};
-use super::{RequestHeader, RequestPlane, ResponseStream, TrafficClass, tcp_server};
+use super::{
+    MAX_PROTOCOL_VERSION, MIN_PROTOCOL_VERSION, RequestHeader, RequestPlane, ResponseStream,
+    TrafficClass, tcp_server,
+};
 use crate::environment::{Listener, Network};
+use crate::tls::TlsNetwork;
 use crate::{Environment, Tasks};
 use bytes::Bytes;
 use dynamo_protocols::{ErrorCode, RequestError};
@@ -28,12 +32,16 @@ use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
 /// The transport's name in addresses.
 const SCHEME: &str = "tcp://";
+
+/// The same with TLS: processes that do not agree on it are told so by each other's addresses.
+const TLS_SCHEME: &str = "tls://";
 
 /// Peers to remember before those without a connection are forgotten: workers come back under
 /// new ports, and a long life must not collect the old ones.
@@ -63,6 +71,8 @@ pub struct TcpPlaneOptions {
     pub max_connections: usize,
     /// Streams that one connection may carry at once.
     pub max_streams_per_connection: usize,
+    /// Newest version of the protocol to speak, for a fleet in which not all speak it well.
+    pub newest_version: u16,
 }
 
 impl Default for TcpPlaneOptions {
@@ -73,6 +83,7 @@ impl Default for TcpPlaneOptions {
             advertise_host: None,
             max_connections: MAX_CONNECTIONS,
             max_streams_per_connection: MAX_STREAMS_PER_CONNECTION,
+            newest_version: MAX_PROTOCOL_VERSION,
         }
     }
 }
@@ -107,6 +118,7 @@ struct Parts {
     environment: Environment,
     tasks: Tasks,
     handlers: Handlers,
+    newest_version: u16,
     scheme: &'static str,
     address: String,
     peers: Mutex<BTreeMap<(String, TrafficClass), Arc<Peer>>>,
@@ -147,6 +159,29 @@ impl TcpPlane {
         tasks: Tasks,
         options: &TcpPlaneOptions,
     ) -> Result<Self, TcpPlaneError> {
+        Self::bind_as(SCHEME, environment, tasks, options).await
+    }
+
+    /// The same over a network whose connections are encrypted.
+    pub async fn bind_encrypted(
+        environment: Environment,
+        network: TlsNetwork,
+        tasks: Tasks,
+        options: &TcpPlaneOptions,
+    ) -> Result<Self, TcpPlaneError> {
+        let environment = Environment {
+            network: Arc::new(network),
+            ..environment
+        };
+        Self::bind_as(TLS_SCHEME, environment, tasks, options).await
+    }
+
+    async fn bind_as(
+        scheme: &'static str,
+        environment: Environment,
+        tasks: Tasks,
+        options: &TcpPlaneOptions,
+    ) -> Result<Self, TcpPlaneError> {
         let wanted = format!("{}:{}", options.host, options.port);
         let bind_error = |source| TcpPlaneError::Bind {
             address: wanted.clone(),
@@ -166,7 +201,7 @@ impl TcpPlane {
             None => bound.to_string(),
         };
         let carrier = Carrier {
-            scheme: SCHEME,
+            scheme,
             network: Arc::clone(&environment.network),
             listener,
             address,
@@ -196,6 +231,7 @@ impl TcpPlane {
         let limits = Limits {
             connections: options.max_connections,
             streams_per_connection: options.max_streams_per_connection,
+            newest_version: options.newest_version,
         };
         tasks.spawn(
             "request plane listener",
@@ -206,6 +242,9 @@ impl TcpPlane {
                 environment,
                 tasks,
                 handlers,
+                newest_version: options
+                    .newest_version
+                    .clamp(MIN_PROTOCOL_VERSION, MAX_PROTOCOL_VERSION),
                 scheme,
                 address: format!("{scheme}{address}"),
                 peers: Mutex::default(),
@@ -225,7 +264,7 @@ impl TcpPlane {
                 ErrorCode::WorkerUnreachable,
                 format!(
                     "the worker is at {address}, and this process speaks {scheme}; \
-                     start both with the same --request-plane"
+                     start both with the same --request-plane and --tcp-tls options"
                 ),
             ));
         };
@@ -271,9 +310,14 @@ impl TcpPlane {
             return Err(failed.error.clone());
         }
         let Parts {
-            environment, tasks, ..
+            environment,
+            tasks,
+            newest_version,
+            ..
         } = &*self.parts;
-        match ClientConnection::connect(environment, tasks, host, class).await {
+        let connecting =
+            ClientConnection::connect(environment, tasks, host, class, *newest_version);
+        match connecting.await {
             Ok(connection) => {
                 *last = None;
                 *peer.connection.lock() = Some(Arc::clone(&connection));
@@ -299,6 +343,10 @@ impl RequestPlane for TcpPlane {
 
     fn address(&self) -> &str {
         &self.parts.address
+    }
+
+    fn versions(&self) -> RangeInclusive<u16> {
+        MIN_PROTOCOL_VERSION..=self.parts.newest_version
     }
 
     fn call<'a>(

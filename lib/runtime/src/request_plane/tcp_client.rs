@@ -6,14 +6,14 @@
 //!   cancelled once more.
 //! - When the connection ends, for whatever reason, every stream on it ends with `worker_lost`.
 
-use super::frame::{self, Frame, MAX_FRAME_BYTES, WireHeader};
+use super::frame::{self, Frame, Hello, MAX_FRAME_BYTES, WireHeader};
 use super::handlers::draining;
 use super::handshake::{BULK_FEATURE, ConnectionError, FrameReader, Greeted, greet};
 use super::inbox::{Batch, Inbox, Taken};
 use super::outbox::Outbox;
 use super::server_stream::deadline_error;
 use super::tcp::keep_alive;
-use super::{ReceiveItems, ReceivedRawItem, RequestHeader, TrafficClass};
+use super::{ACCEPTED_SINCE, ReceiveItems, ReceivedRawItem, RequestHeader, TrafficClass};
 use crate::environment::Network;
 use crate::{Environment, Tasks};
 use bytes::Bytes;
@@ -47,6 +47,8 @@ pub(super) struct ClientConnection {
     outbox: Outbox,
     streams: Mutex<Streams>,
     window: u32,
+    /// Whether the peer says when it has taken a call.
+    tells_acceptance: bool,
 }
 
 #[derive(Debug)]
@@ -86,6 +88,7 @@ impl ClientConnection {
         tasks: &Tasks,
         address: &str,
         class: TrafficClass,
+        newest_version: u16,
     ) -> Result<Arc<Self>, RequestError> {
         let unreachable = |reason: String| {
             RequestError::new(
@@ -103,7 +106,11 @@ impl ClientConnection {
             TrafficClass::Latency => (Vec::new(), LATENCY_WINDOW),
             TrafficClass::Bulk => (vec![BULK_FEATURE.to_owned()], BULK_WINDOW),
         };
-        let greeted = greet(connection, features)
+        let hello = Hello {
+            features,
+            ..Hello::up_to(newest_version)
+        };
+        let greeted = greet(connection, hello)
             .await
             .map_err(|error| error.as_unreachable(address))?;
         let this = Arc::new(Self {
@@ -114,6 +121,7 @@ impl ClientConnection {
                 state: State::Open,
             }),
             window,
+            tells_acceptance: greeted.version >= ACCEPTED_SINCE,
         });
         let running = Arc::clone(&this);
         let network = Arc::clone(&environment.network);
@@ -137,7 +145,8 @@ impl ClientConnection {
         streams.state != State::Closed && streams.next != u32::MAX
     }
 
-    /// Sends a call and gives back the receiving end of its answer.
+    /// Sends a call and gives back the receiving end of its answer, once the peer has taken it if
+    /// it tells that.
     pub(super) async fn open(
         self: &Arc<Self>,
         header: &RequestHeader,
@@ -155,7 +164,7 @@ impl ClientConnection {
         if self.streams.lock().state == State::GoingAway {
             return Ok(Err(draining()));
         }
-        let answer = self.register(header.deadline)?;
+        let mut answer = self.register(header.deadline)?;
         let wire = WireHeader::new(header, self.window, Instant::now());
         poll_fn(|context| {
             self.outbox.poll_put(context, answer.stream, |out| {
@@ -164,6 +173,11 @@ impl ClientConnection {
         })
         .await
         .map_err(|_| NotUsable)?;
+        if self.tells_acceptance
+            && let Err(refusal) = poll_fn(|context| answer.poll_accepted(context)).await
+        {
+            return Ok(Err(refusal));
+        }
         Ok(Ok(Box::new(answer)))
     }
 
@@ -245,6 +259,11 @@ impl ClientConnection {
                         wakers.extend(inbox.end(error.map_or(Ok(()), Err)));
                     }
                 }
+                // One that was given up meanwhile is cancelled already.
+                Frame::Accepted { stream } => {
+                    let inbox = streams.inboxes.get(&stream);
+                    wakers.extend(inbox.and_then(|inbox| inbox.accepted()));
+                }
                 Frame::Ping(nonce) => self.control(|out| frame::put_pong(out, nonce))?,
                 Frame::Pong(_) => {}
                 Frame::GoAway => streams.state = State::GoingAway,
@@ -287,6 +306,21 @@ impl ClientConnection {
 // === impl TcpAnswer ===
 
 impl TcpAnswer {
+    /// Ready when the peer has taken the call or refused it.
+    fn poll_accepted(&mut self, context: &mut Context<'_>) -> Poll<Result<(), RequestError>> {
+        if let Poll::Ready(taken) = self.inbox.poll_accepted(context) {
+            return Poll::Ready(taken);
+        }
+        self.poll_deadline(context).map(Err)
+    }
+
+    fn poll_deadline(&mut self, context: &mut Context<'_>) -> Poll<RequestError> {
+        match &mut self.deadline {
+            Some(deadline) => deadline.as_mut().poll(context).map(|()| deadline_error()),
+            None => Poll::Pending,
+        }
+    }
+
     /// Notes what an item cost, and makes room at the server once half the window is used.
     fn spend(&mut self, cost: u32) {
         self.uncredited += cost;
@@ -315,10 +349,8 @@ impl ReceiveItems for TcpAnswer {
             }
             // The server keeps the deadline as well; this is for one that is out of reach, or
             // does not care. Once per batch is often enough.
-            if let Some(deadline) = &mut self.deadline
-                && deadline.as_mut().poll(context).is_ready()
-            {
-                return Poll::Ready(Some(Err(deadline_error())));
+            if let Poll::Ready(error) = self.poll_deadline(context) {
+                return Poll::Ready(Some(Err(error)));
             }
             match self.inbox.poll_take(context, &mut self.batch) {
                 Poll::Ready(Taken::Items) => {}

@@ -12,7 +12,7 @@ use super::handshake::{BULK_FEATURE, ConnectionError, FrameReader, Greeted, gree
 use super::outbox::Outbox;
 use super::server_stream::ServerStream;
 use super::tcp::keep_alive;
-use super::{IncomingRequest, TrafficClass};
+use super::{ACCEPTED_SINCE, IncomingRequest, TrafficClass};
 use crate::Tasks;
 use crate::environment::{Connection, Listener, Network};
 use bytes::{Bytes, BytesMut};
@@ -52,6 +52,8 @@ const RETRY_AFTER_FULL: Duration = Duration::from_secs(1);
 pub(super) struct Limits {
     pub(super) connections: usize,
     pub(super) streams_per_connection: usize,
+    /// Newest version of the protocol to speak.
+    pub(super) newest_version: u16,
 }
 
 /// Accepts connections until its tasks are cancelled.
@@ -85,7 +87,7 @@ pub(super) async fn serve(
             if let Ok(place) = Arc::clone(&refusals).try_acquire_owned() {
                 tasks.spawn_until_cancelled("refused connection", async move {
                     // It is refused either way.
-                    drop(timeout(FLUSH_TIMEOUT, refuse(connection)).await);
+                    drop(timeout(FLUSH_TIMEOUT, refuse(connection, limits)).await);
                     drop(place);
                 });
             }
@@ -107,13 +109,13 @@ pub(super) async fn serve(
 
 /// Says why there is no place, and waits for the peer to close: closing first would discard what
 /// it has not read yet.
-async fn refuse(mut connection: Box<dyn Connection>) -> io::Result<()> {
+async fn refuse(mut connection: Box<dyn Connection>, limits: Limits) -> io::Result<()> {
     let full = RequestError::new(
         ErrorCode::NoCapacity,
         "the worker has as many connections as it takes; send the request again later",
     );
     let mut out = BytesMut::new();
-    frame::put_hello(&mut out, &Hello::of_this_build());
+    frame::put_hello(&mut out, &Hello::up_to(limits.newest_version));
     let full = full.with_retry_after(RETRY_AFTER_FULL);
     frame::put_end(&mut out, frame::CONNECTION, Some(&full));
     connection.write_all(&out).await?;
@@ -126,6 +128,7 @@ async fn refuse(mut connection: Box<dyn Connection>) -> io::Result<()> {
 struct Streams {
     limit: usize,
     class: TrafficClass,
+    tells_acceptance: bool,
     handlers: Handlers,
     outbox: Arc<Outbox>,
     running: Arc<Mutex<BTreeMap<u32, Arc<ServerStream>>>>,
@@ -143,9 +146,10 @@ async fn run_connection(
         mut reader,
         writer,
         peer,
+        version,
     } = match tasks
         .cancellation()
-        .run_until_cancelled(greet(connection, Vec::new()))
+        .run_until_cancelled(greet(connection, Hello::up_to(limits.newest_version)))
         .await
     {
         None => return Err(ConnectionError::Stopping),
@@ -160,6 +164,7 @@ async fn run_connection(
         } else {
             TrafficClass::Latency
         },
+        tells_acceptance: version >= ACCEPTED_SINCE,
         handlers,
         outbox: Arc::clone(&outbox),
         running: Arc::default(),
@@ -232,6 +237,7 @@ impl Streams {
                 Frame::Hello(_) => return Err(ConnectionError::WrongState("second HELLO")),
                 Frame::Item { .. } => return Err(ConnectionError::WrongState("ITEM")),
                 Frame::End { .. } => return Err(ConnectionError::WrongState("END")),
+                Frame::Accepted { .. } => return Err(ConnectionError::WrongState("ACCEPTED")),
             }
         }
         Ok(())
@@ -262,7 +268,7 @@ impl Streams {
             return self.refuse(stream, &full.with_retry_after(RETRY_AFTER_FULL));
         }
         let cancel = self.tasks.cancellation().child_token();
-        let started = Arc::new(ServerStream::new(window, cancel));
+        let started = Arc::new(ServerStream::new(window, cancel, self.tells_acceptance));
         running.insert(stream, Arc::clone(&started));
         drop(running);
 

@@ -41,9 +41,11 @@ struct Secured {
     state: State,
 }
 
+type Encrypted = TlsStream<Box<dyn Connection>>;
+
 enum State {
-    Shaking(Accept<Box<dyn Connection>>),
-    Open(Box<TlsStream<Box<dyn Connection>>>),
+    Shaking(Box<Accept<Box<dyn Connection>>>),
+    Open(Box<Encrypted>),
 }
 
 impl ServerTls {
@@ -96,6 +98,14 @@ fn config(
 }
 
 impl TlsListener {
+    /// Encrypts what `inner` accepts, if there is something to encrypt it with.
+    pub fn around(inner: Box<dyn Listener>, tls: Option<ServerTls>) -> Box<dyn Listener> {
+        match tls {
+            Some(tls) => Box::new(Self::new(inner, Arc::new(tls))),
+            None => inner,
+        }
+    }
+
     /// Encrypts what `inner` accepts.
     pub fn new(inner: Box<dyn Listener>, tls: Arc<ServerTls>) -> Self {
         Self { inner, tls }
@@ -112,7 +122,7 @@ impl Listener for TlsListener {
             let (connection, peer) = self.inner.accept().await?;
             let shaking = TlsAcceptor::from(self.tls.config.get()).accept(connection);
             let secured = Secured {
-                state: State::Shaking(shaking),
+                state: State::Shaking(Box::new(shaking)),
             };
             Ok((Box::new(secured) as Box<dyn Connection>, peer))
         })
@@ -122,12 +132,9 @@ impl Listener for TlsListener {
 // === impl Secured ===
 
 impl Secured {
-    fn poll_open(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<Pin<&mut TlsStream<Box<dyn Connection>>>>> {
+    fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Pin<&mut Encrypted>>> {
         if let State::Shaking(shaking) = &mut self.state {
-            let stream = ready!(Pin::new(shaking).poll(cx))?;
+            let stream = ready!(Pin::new(&mut **shaking).poll(cx))?;
             self.state = State::Open(Box::new(stream));
         }
         match &mut self.state {

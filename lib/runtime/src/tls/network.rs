@@ -12,6 +12,9 @@ use std::io;
 use std::sync::Arc;
 use tokio_rustls::TlsConnector;
 
+/// The option for the name in peers' certificates.
+pub(super) const SERVER_NAME: &str = "--tcp-tls-server-name";
+
 /// Whom a process trusts, and who it is to those whom it connects to.
 #[derive(Debug)]
 pub struct ClientTls {
@@ -38,7 +41,7 @@ impl ClientTls {
     ) -> Result<Self, TlsError> {
         let server_name = server_name.map(|name| {
             ServerName::try_from(name.to_owned()).map_err(|error| TlsError::Authority {
-                option: "--tcp-tls-server-name",
+                option: SERVER_NAME,
                 reason: error.to_string(),
             })
         });
@@ -108,6 +111,10 @@ impl Network for TlsNetwork {
             let listener = TlsListener::new(listener, Arc::clone(&self.server));
             Ok(Box::new(listener) as Box<dyn Listener>)
         })
+    }
+
+    fn excuses_silence(&self) -> bool {
+        self.inner.excuses_silence()
     }
 }
 

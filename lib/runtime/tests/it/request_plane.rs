@@ -4,11 +4,14 @@ use crate::etcd_server::Certificates;
 use crate::request_plane_network::{MemoryNetwork, Switch, Traffic, switched};
 use dynamo_runtime::environment::Network;
 use dynamo_runtime::request_plane::contract::{TestBackend, TestProcess};
-use dynamo_runtime::request_plane::{RequestPlane, TcpPlane, TcpPlaneOptions};
+use dynamo_runtime::request_plane::{
+    MAX_PROTOCOL_VERSION, RequestPlane, TcpPlane, TcpPlaneOptions,
+};
 use dynamo_runtime::tls::{ClientTls, NamedFile, ServerTls, TlsNetwork};
 use dynamo_runtime::{Environment, Tasks, request_plane_contract};
 use futures_util::future::BoxFuture;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 request_plane_contract!(tcp_in_virtual_time, [start_paused = true], Tcp::in_memory());
@@ -16,6 +19,18 @@ request_plane_contract!(
     tcp,
     [flavor = "multi_thread", worker_threads = 2],
     Tcp::on_loopback()
+);
+
+// A fleet is updated process by process: either side may be the older one.
+request_plane_contract!(
+    tcp_with_an_older_server,
+    [start_paused = true],
+    Tcp::of_versions([1, 2])
+);
+request_plane_contract!(
+    tcp_with_an_older_caller,
+    [start_paused = true],
+    Tcp::of_versions([2, 1])
 );
 
 request_plane_contract!(
@@ -32,6 +47,9 @@ struct Tcp {
     /// Both sides show certificates.
     certificates: Option<Certificates>,
     loss_bound: Duration,
+    /// The newest version that the first process speaks, and the second.
+    versions: [u16; 2],
+    started: AtomicUsize,
 }
 
 struct TcpProcess {
@@ -46,6 +64,8 @@ impl Tcp {
             network: Arc::new(MemoryNetwork::default()),
             certificates: None,
             loss_bound: NOTICED_WITHIN,
+            versions: [MAX_PROTOCOL_VERSION; 2],
+            started: AtomicUsize::new(0),
         }
     }
 
@@ -54,6 +74,14 @@ impl Tcp {
             network: Environment::system().network,
             certificates: None,
             loss_bound: 10 * NOTICED_WITHIN,
+            ..Self::in_memory()
+        }
+    }
+
+    fn of_versions(versions: [u16; 2]) -> Self {
+        Self {
+            versions,
+            ..Self::in_memory()
         }
     }
 
@@ -87,7 +115,11 @@ impl TestBackend for Tcp {
                 Some(certificates) => encrypted(environment, certificates),
                 None => environment,
             };
-            let options = TcpPlaneOptions::default();
+            let number = self.started.fetch_add(1, Ordering::Relaxed);
+            let options = TcpPlaneOptions {
+                newest_version: self.versions[number % 2],
+                ..TcpPlaneOptions::default()
+            };
             let plane = TcpPlane::bind(environment, tasks.child(), &options).await;
             Box::new(TcpProcess {
                 plane: plane.unwrap(),
@@ -99,6 +131,10 @@ impl TestBackend for Tcp {
 
     fn loss_bound(&self) -> Duration {
         self.loss_bound
+    }
+
+    fn tells_acceptance(&self) -> bool {
+        self.versions == [MAX_PROTOCOL_VERSION; 2]
     }
 }
 

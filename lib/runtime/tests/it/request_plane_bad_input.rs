@@ -6,7 +6,10 @@ use bytes::{BufMut, Bytes, BytesMut};
 use dynamo_protocols::{ErrorCode, RequestError};
 use dynamo_runtime::discovery::{EndpointId, InstanceId};
 use dynamo_runtime::request_plane::frame::{self, Frame, Hello, WireHeader};
-use dynamo_runtime::request_plane::{RequestHeader, RequestPlane, TcpPlane, TcpPlaneOptions};
+use dynamo_runtime::request_plane::{
+    MAX_PROTOCOL_VERSION, MIN_PROTOCOL_VERSION, RequestHeader, RequestPlane, TcpPlane,
+    TcpPlaneOptions,
+};
 use dynamo_runtime::{Environment, Tasks};
 use futures_util::StreamExt;
 use std::fs;
@@ -175,7 +178,8 @@ async fn a_future_version_is_told_which_versions_there_are() {
     let error = called.unwrap_err();
     assert_eq!(error.code, ErrorCode::WorkerProtocol);
     assert!(error.message.contains("7 to 9"), "{error}");
-    assert!(error.message.contains("1 to 1"), "{error}");
+    let ours = format!("{MIN_PROTOCOL_VERSION} to {MAX_PROTOCOL_VERSION}");
+    assert!(error.message.contains(&ours), "{error}");
     tasks.cancel();
 }
 

@@ -38,6 +38,7 @@ fn encode(frame: &Frame<'_>) -> BytesMut {
         Frame::Ping(nonce) => put_ping(&mut out, *nonce),
         Frame::Pong(nonce) => put_pong(&mut out, *nonce),
         Frame::GoAway => put_go_away(&mut out),
+        Frame::Accepted { stream } => put_accepted(&mut out, *stream),
     }
     out
 }
@@ -74,6 +75,7 @@ fn frames(payload: &[u8]) -> Vec<Frame<'_>> {
         Frame::Ping(1),
         Frame::Pong(u64::MAX),
         Frame::GoAway,
+        Frame::Accepted { stream: 9 },
     ]
 }
 
