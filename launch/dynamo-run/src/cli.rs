@@ -15,6 +15,7 @@ use dynamo_frontend::console::ConsoleOptions;
 use dynamo_kv_router::config::RouterOptions;
 use dynamo_llm::config::{DeliveryOptions, EchoEngineOptions, ModelOptions, PreprocessOptions};
 use dynamo_llm::hub::HubOptions;
+use dynamo_llm::worker::CanaryOptions;
 use dynamo_mocker::{MockFleetOptions, MockerOptions};
 use dynamo_nats::NatsOptions;
 use dynamo_replay::config::ReplayOptions;
@@ -187,7 +188,8 @@ pub(crate) fn schema(command: &str) -> Schema {
                 .with::<BackendOptions>()
                 .with::<ConsoleOptions>()
                 .with::<BatchOptions>()
-                .with::<EchoEngineOptions>(),
+                .with::<EchoEngineOptions>()
+                .with::<CanaryOptions>(),
         )
         .with::<NewsOptions>()
         .with::<HubOptions>()

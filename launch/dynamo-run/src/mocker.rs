@@ -12,7 +12,7 @@ use dynamo_llm::card::{ModelCard, ModelError};
 use dynamo_llm::config::ModelOptions;
 use dynamo_llm::echo::EchoOptions;
 use dynamo_llm::echo_model::echo_model;
-use dynamo_llm::worker::{Offer, Worker, WorkerTelemetry};
+use dynamo_llm::worker::{CanaryOptions, Offer, Worker, WorkerTelemetry};
 use dynamo_mocker::{MockEngine, MockFleetOptions, MockModel, MockerOptions};
 use dynamo_protocols::engine::Engine;
 use dynamo_routing::news::NewsOptions;
@@ -105,6 +105,7 @@ async fn start(
         metrics: process.metrics.clone(),
         sampler: process.sampler,
         news: process.options.get::<NewsOptions>().clone(),
+        canary: CanaryOptions::default(),
     };
     let serving = Arc::clone(&engine) as Arc<dyn Engine>;
     let worker = Worker::start(&runtime, endpoint, serving, offer, &telemetry).await?;

@@ -10,7 +10,7 @@ use dynamo_kv_router::config::RouterOptions;
 use dynamo_llm::announced_models::Scope;
 use dynamo_llm::config::ModelOptions;
 use dynamo_llm::routed_models::{RoutedModelOptions, RoutedModelWatch, RoutedModels};
-use dynamo_llm::worker::WorkerTelemetry;
+use dynamo_llm::worker::{CanaryOptions, WorkerTelemetry};
 use dynamo_router_service::endpoint::RouterEndpoint;
 use dynamo_router_service::{RouterService, RouterServiceOptions};
 use dynamo_routing::news::NewsOptions;
@@ -71,6 +71,7 @@ pub(crate) async fn router(process: Process) -> anyhow::Result<ExitStatus> {
                 metrics: process.metrics.clone(),
                 sampler: process.sampler,
                 news: process.options.get::<NewsOptions>().clone(),
+                canary: CanaryOptions::default(),
             },
         };
         let serving = endpoint.serve(process.shutdown.draining().clone());

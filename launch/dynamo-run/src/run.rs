@@ -22,7 +22,7 @@ use dynamo_llm::model_watch::{ModelWatch, ModelWatchOptions};
 use dynamo_llm::preprocess::PreprocessLimits;
 use dynamo_llm::prompt_tokens::PromptTokenCache;
 use dynamo_llm::registry::ModelRegistry;
-use dynamo_llm::worker::{Worker, WorkerTelemetry};
+use dynamo_llm::worker::{CanaryOptions, Worker, WorkerTelemetry};
 use dynamo_routing::news::NewsOptions;
 use dynamo_runtime::config::RuntimeOptions;
 use dynamo_runtime::discovery::EndpointId;
@@ -349,6 +349,7 @@ async fn worker(
         metrics: process.metrics.clone(),
         sampler: process.sampler,
         news: process.options.get::<NewsOptions>().clone(),
+        canary: process.options.get::<CanaryOptions>().clone(),
     };
     let serving = Arc::clone(&engine);
     let worker = Worker::start(&runtime, &endpoint, serving, offer, &telemetry).await?;

@@ -21,7 +21,7 @@ use crate::model::ModelFacts;
 use crate::scheduler::Layout;
 use dynamo_protocols::engine::{
     EmbedRequest, EmbedResponse, Engine, EngineOutput, EngineRequest, EngineStream, KvEventStream,
-    RequestContext,
+    RequestContext, SamplingParams, StopConditions, TokenId,
 };
 use dynamo_protocols::kv::{KvLayout, KvTransfer};
 use dynamo_protocols::load::LoadReport;
@@ -38,6 +38,13 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 /// Outputs that a sequence's consumer may lag behind before the sequence pauses.
 const STREAM_CAPACITY: usize = 64;
+
+/// Prompt of a canary: every vocabulary has this one, and what it means does not matter.
+const CANARY_TOKEN: TokenId = 1;
+
+/// Tokens that a canary asks for: more than one, so that both kinds of batches are computed, and
+/// fewer than a block, so that nothing of it is cached.
+const CANARY_TOKENS: u32 = 3;
 
 /// Inputs of one embedding request.
 const MAX_EMBED_INPUTS: usize = 2_048;
@@ -195,6 +202,32 @@ impl Engine for LlamacppEngine {
 
     fn load(&self) -> LoadReport {
         self.shared.load()
+    }
+
+    fn canary(&self) -> Option<EngineRequest> {
+        Some(EngineRequest {
+            model: Arc::from("canary"),
+            prompt_ids: Arc::from([CANARY_TOKEN]),
+            generated_ids: Vec::new(),
+            choice: 0,
+            sampling: SamplingParams::default(),
+            stop: StopConditions {
+                max_tokens: CANARY_TOKENS,
+                ignore_eos: true,
+                ..StopConditions::default()
+            },
+            logprobs: None,
+            lora_name: None,
+            cache_salt: None,
+            priority: 0,
+            dp_rank: None,
+            kv_transfer_params: None,
+            hints: None,
+        })
+    }
+
+    fn steps(&self) -> u64 {
+        self.shared.steps()
     }
 
     fn kv_events(&self) -> Option<KvEventStream> {

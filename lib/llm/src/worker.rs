@@ -5,19 +5,25 @@
 //!   anything of it stops: who sees the card can use it.
 //! - A worker whose start fails half-way takes back what it announced.
 //! - Every request has a span in its caller's trace, and is counted.
+//! - A worker whose engine does not work takes no requests ([`canary`]).
 
+mod canary;
 mod observed;
+mod vigil;
 
+pub use canary::CanaryOptions;
 pub use observed::WorkerTelemetry;
 
 use crate::model_set::MODEL_CARD_KIND;
 use crate::remote::embed_endpoint;
+use crate::worker::canary::Watched;
 use crate::worker::observed::{Observed, Shown};
 use dynamo_protocols::RequestError;
 use dynamo_protocols::engine::{
     EmbedRequest, EmbedResponse, Engine, EngineOutput, EngineRequest, RequestContext,
 };
 use dynamo_routing::news::{NewsPublisher, news_endpoint};
+use dynamo_runtime::Tasks;
 use dynamo_runtime::artefact::{ARTEFACT_ENDPOINT, ArtefactStore};
 use dynamo_runtime::component::typed::{HandlerStream, erase};
 use dynamo_runtime::component::{DistributedRuntime, ServeError, ServedEndpoint};
@@ -53,6 +59,8 @@ pub struct Worker {
     served: Vec<ServedEndpoint>,
     shown: Vec<Shown>,
     news: NewsPublisher,
+    /// Watches the engine.
+    tasks: Tasks,
 }
 
 /// Why a worker could not start.
@@ -91,6 +99,8 @@ impl Worker {
         // First: whoever sees the worker can hear of it.
         let name = news_endpoint(endpoint)?;
         let told = Arc::clone(&engine);
+        let watched = Watched::new(engine);
+        let engine: Arc<dyn Engine> = watched.clone();
         let news = NewsPublisher::start(runtime, name, told, &telemetry.news).await?;
         let generate = generate_handler(Arc::clone(&engine));
         let (mut served, mut shown) = (Vec::new(), Vec::new());
@@ -127,12 +137,17 @@ impl Worker {
             name: card.name.clone(),
             source,
         })?;
+        let tasks = runtime.tasks().child();
+        if let Some(generate) = served.first() {
+            watched.watch(generate.announced(), &telemetry.canary, &tasks);
+        }
         Ok(Self {
             runtime: runtime.clone(),
             card,
             served,
             shown,
             news,
+            tasks,
         })
     }
 
@@ -149,6 +164,8 @@ impl Worker {
     /// Withdraws the card and the endpoints, refuses new requests, and waits for the open streams
     /// to end. The caller bounds the wait.
     pub async fn drain(self) {
+        // First: it must not announce what is being withdrawn.
+        self.tasks.stop().await;
         if let Err(error) = self.runtime.announcer().remove_card(&self.card).await {
             tracing::warn!(model = self.card.name, %error, "could not withdraw a model card now");
         }

@@ -90,6 +90,17 @@ pub trait Engine: Send + Sync + fmt::Debug + 'static {
         self.kv_events()
     }
 
+    /// A small request that shows whether the engine works; none if it is not to be asked.
+    fn canary(&self) -> Option<EngineRequest> {
+        None
+    }
+
+    /// Grows with each step of an engine that works; whoever has a [`Engine::canary`] counts them.
+    /// Cheap.
+    fn steps(&self) -> u64 {
+        0
+    }
+
     /// Export and import of KV state, if the engine can do it.
     fn kv_transfer(&self) -> Option<&dyn KvTransfer> {
         None

@@ -23,7 +23,7 @@ pub use announcer::Announcer;
 pub use client::{Call, Chooser, Chosen, Client, ClientError, InstanceFilter, Policy};
 pub use response::ResponseStream;
 pub use selection::Instance;
-pub use serve::{ServeError, ServedEndpoint};
+pub use serve::{AnnouncedInstance, ServeError, ServedEndpoint};
 pub use typed::{HandlerStream, StreamItem, TypedClient, TypedHandler, TypedStream};
 
 use crate::discovery::endpoint_id::check_name;

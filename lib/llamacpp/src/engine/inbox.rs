@@ -10,6 +10,7 @@ use dynamo_protocols::load::LoadReport;
 use dynamo_protocols::{ErrorCode, RequestError};
 use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{broadcast, oneshot, watch};
 
@@ -62,6 +63,8 @@ pub(super) struct Shared {
     state: Mutex<State>,
     wake: Condvar,
     load: Mutex<LoadReport>,
+    /// Turns of the thread's loop.
+    steps: AtomicU64,
     /// `None` once the engine has ended: then event streams end too.
     events: Mutex<Option<broadcast::Sender<KvEventBatch>>>,
     open: watch::Sender<usize>,
@@ -99,12 +102,17 @@ impl Shared {
             state: Mutex::default(),
             wake: Condvar::new(),
             load: Mutex::default(),
+            steps: AtomicU64::new(0),
             events: Mutex::new(Some(broadcast::Sender::new(EVENT_BACKLOG))),
             open: watch::Sender::new(0),
         }
     }
 
     // Called by the process.
+
+    pub(super) fn steps(&self) -> u64 {
+        self.steps.load(Ordering::Relaxed)
+    }
 
     pub(super) fn open(&self) -> Open {
         self.open.send_modify(|open| *open += 1);
@@ -212,6 +220,11 @@ impl Shared {
         } else {
             self.wake.wait(&mut state);
         }
+    }
+
+    /// The thread has come round once more.
+    pub(super) fn step(&self) {
+        self.steps.fetch_add(1, Ordering::Relaxed);
     }
 
     /// What the thread still has to do, and how it stands.

@@ -124,6 +124,7 @@ impl<'m> Worker<'m> {
     /// Works until told to stop. An error is one that no sequence can be blamed for.
     fn run(&mut self) -> Result<(), Fault> {
         while !self.shared.is_stopping() {
+            self.shared.step();
             for command in self.shared.take() {
                 self.take(command)?;
             }

@@ -5,6 +5,7 @@
 //! that the engine sees: it is the worker's own span. Requests that end with neither their last
 //! item nor an error were cancelled by their caller.
 
+use super::canary::CanaryOptions;
 use dynamo_protocols::engine::RequestContext;
 use dynamo_protocols::{ErrorCode, RequestError};
 use dynamo_routing::news::NewsOptions;
@@ -32,6 +33,8 @@ pub struct WorkerTelemetry {
     pub sampler: Sampler,
     /// What it tells of its cache and its load.
     pub news: NewsOptions,
+    /// How it finds out whether its engine works.
+    pub canary: CanaryOptions,
 }
 
 /// Metrics of an endpoint, shown until this is dropped: the endpoint may be served again.

@@ -125,6 +125,21 @@ impl Announcer {
         .await
     }
 
+    /// An endpoint's instance and its cards, as announced.
+    pub async fn records_of(
+        &self,
+        endpoint: &EndpointId,
+    ) -> (Vec<InstanceRecord>, Vec<CardRecord>) {
+        let announced = self.announced.lock().await;
+        let record = &announced.record;
+        let instances = record
+            .instances
+            .iter()
+            .filter(|it| it.endpoint == *endpoint);
+        let cards = record.cards.iter().filter(|it| it.endpoint == *endpoint);
+        (instances.cloned().collect(), cards.cloned().collect())
+    }
+
     /// Announces a card. One of the same kind, name and endpoint is replaced.
     pub async fn put_card(&self, card: CardRecord) -> Result<ProcessId, DiscoveryError> {
         self.update(|record| {

@@ -337,6 +337,27 @@ impl ClientShared {
         }
     }
 
+    /// Remembers how an answer ended that an instance had begun.
+    pub(super) fn note_end(&self, instance: InstanceId, error: Option<&RequestError>) {
+        let Some(error) = error else {
+            return self.selection.lock().succeeded(instance);
+        };
+        if !is_the_instances_own(error.code) {
+            return;
+        }
+        let least = self.endpoint.runtime().inhibited_duration();
+        let opened = self
+            .selection
+            .lock()
+            .failed(instance, Instant::now(), least);
+        if let Some(open) = opened {
+            tracing::warn!(
+                endpoint = %self.endpoint.id(), instance_id = %instance, %error,
+                "an instance fails time and again; it gets no requests for {}s", open.as_secs_f64()
+            );
+        }
+    }
+
     /// What to say when there is nobody to ask.
     pub(super) fn nobody(&self, policy: &Policy) -> ClientError {
         let endpoint = self.endpoint.id().clone();
@@ -372,6 +393,14 @@ impl ClientShared {
             changed
         });
     }
+}
+
+/// Whether a failed answer speaks against whoever gave it.
+fn is_the_instances_own(code: ErrorCode) -> bool {
+    matches!(
+        code,
+        ErrorCode::EngineFailed | ErrorCode::WorkerLost | ErrorCode::WorkerProtocol
+    )
 }
 
 fn dispatch_error(limit: Duration) -> RequestError {

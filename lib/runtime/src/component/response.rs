@@ -25,6 +25,7 @@ pub const MAX_TRIES: usize = 3;
 
 /// The answer of an instance. Dropping it cancels the call.
 pub struct ResponseStream {
+    client: Arc<ClientShared>,
     instance: InstanceId,
     attempt: u32,
     state: State,
@@ -49,6 +50,8 @@ struct Pending {
     asked: Vec<InstanceId>,
 }
 
+type Next = Poll<Option<Result<ReceivedItem, RequestError>>>;
+
 /// A call that is on its way to an instance, or the reason why not.
 type Asked = Result<(Box<Pending>, Instance, request_plane::ResponseStream), RequestError>;
 
@@ -60,7 +63,7 @@ impl ResponseStream {
         call: Call,
     ) -> Result<Self, RequestError> {
         let pending = Box::new(Pending {
-            client,
+            client: Arc::clone(&client),
             policy,
             body,
             call,
@@ -68,6 +71,7 @@ impl ResponseStream {
         });
         let (pending, instance, items) = pending.ask(None).await?;
         Ok(Self {
+            client,
             instance: instance.id,
             attempt: pending.call.context.attempt,
             state: State::Sent(pending, items),
@@ -77,6 +81,18 @@ impl ResponseStream {
     /// Who answers. It may be another instance than at first until the first item came.
     pub fn instance(&self) -> InstanceId {
         self.instance
+    }
+
+    /// Passes on what the instance gave. An end of its answer is told to the client.
+    fn given(&mut self, next: Option<Result<ReceivedItem, RequestError>>) -> Next {
+        let error = match &next {
+            Some(Ok(_)) => return Poll::Ready(next),
+            Some(Err(error)) => Some(error),
+            None => None,
+        };
+        self.client.note_end(self.instance, error);
+        self.state = State::Ended;
+        Poll::Ready(next)
     }
 
     /// The attempt number under which the request was sent to that instance.
@@ -111,7 +127,10 @@ impl Pending {
                     self.note_refusal(instance.id, &error);
                     refusal = Some(error);
                 }
-                Err(error) => return Err(error),
+                Err(error) => {
+                    self.client.note_end(instance.id, Some(&error));
+                    return Err(error);
+                }
             }
         }
         Err(refusal.unwrap_or_else(|| self.client.nobody(&self.policy).into()))
@@ -131,7 +150,10 @@ impl Stream for ResponseStream {
         loop {
             // Every way out of the match that is not `Ready` with an end puts a state back.
             match &mut self.state {
-                State::Answering(items) => return items.poll_next_unpin(context),
+                State::Answering(items) => {
+                    let next = ready!(items.poll_next_unpin(context));
+                    return self.given(next);
+                }
                 State::Ended => return Poll::Ready(None),
                 State::Asking(asking) => match ready!(asking.as_mut().poll(context)) {
                     Ok((pending, instance, items)) => {
@@ -159,11 +181,20 @@ impl Stream for ResponseStream {
                         }
                         first => {
                             self.state = State::Answering(items);
-                            return Poll::Ready(first);
+                            return self.given(first);
                         }
                     }
                 }
             }
+        }
+    }
+}
+
+impl Drop for ResponseStream {
+    /// Whoever has read enough does not wait for the end; so far the answer was good.
+    fn drop(&mut self) {
+        if matches!(self.state, State::Answering(_)) {
+            self.client.note_end(self.instance, None);
         }
     }
 }

@@ -5,12 +5,15 @@
 //!   order they were found.
 //! - An instance that could not be reached is left out until its time is over, unless nobody
 //!   would be left: then all are asked again, because a wrong guess must not refuse a request.
+//! - One whose answers fail [`CIRCUIT_FAILURES`] times in a row is left out too, and after its time
+//!   at the next failure again, each time for longer. That it is full is no failure.
 //! - Round robin goes on from the id it picked last, so that instances that come and go do not
 //!   make it favour anybody.
 
 use crate::discovery::{InstanceId, InstanceRecord};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::time::Instant;
 
 /// A living instance of an endpoint.
@@ -22,11 +25,22 @@ pub struct Instance {
     pub record: Arc<InstanceRecord>,
 }
 
+/// Answers that fail in a row before their instance is left out. A request that makes every engine
+/// fail is given up after four (`MAX_FRUITLESS` of whoever moves answers) and must not take a
+/// healthy one out.
+pub const CIRCUIT_FAILURES: u32 = 5;
+
+/// Longest time that an instance is left out for its failures: once mended, it is of use again
+/// within this time.
+pub const LONGEST_OPEN: Duration = Duration::from_secs(60);
+
 /// The instances of an endpoint and who of them may be picked.
 #[derive(Debug, Default)]
 pub struct Selection {
     instances: BTreeMap<InstanceId, Arc<InstanceRecord>>,
     left_out_until: BTreeMap<InstanceId, Instant>,
+    /// Answers that failed, with none that succeeded since.
+    failures: BTreeMap<InstanceId, u32>,
     last: Option<InstanceId>,
 }
 
@@ -36,11 +50,12 @@ impl Selection {
     pub fn replace(&mut self, instances: BTreeMap<InstanceId, Arc<InstanceRecord>>) {
         let before = std::mem::replace(&mut self.instances, instances);
         let instances = &self.instances;
-        self.left_out_until
-            .retain(|id, _| match (before.get(id), instances.get(id)) {
-                (Some(old), Some(new)) => old.address == new.address,
-                _ => false,
-            });
+        let stays = |id: &InstanceId| match (before.get(id), instances.get(id)) {
+            (Some(old), Some(new)) => old.address == new.address,
+            _ => false,
+        };
+        self.left_out_until.retain(|id, _| stays(id));
+        self.failures.retain(|id, _| stays(id));
     }
 
     /// All living instances, by id.
@@ -89,6 +104,35 @@ impl Selection {
         }
     }
 
+    /// An answer of the instance was complete.
+    pub fn succeeded(&mut self, id: InstanceId) {
+        self.failures.remove(&id);
+    }
+
+    /// An answer of the instance failed, for reasons of its own. How long it is left out now, if it
+    /// was the last straw; `least` is for the first time.
+    pub fn failed(&mut self, id: InstanceId, now: Instant, least: Duration) -> Option<Duration> {
+        if !self.instances.contains_key(&id) {
+            return None;
+        }
+        let failures = self.failures.entry(id).or_default();
+        *failures = failures.saturating_add(1);
+        let over = failures.checked_sub(CIRCUIT_FAILURES)?;
+        // Answers that were running when it was left out fail as well: they are the same trouble.
+        if self
+            .left_out_until
+            .get(&id)
+            .is_some_and(|until| now < *until)
+        {
+            *failures = CIRCUIT_FAILURES + over.saturating_sub(1);
+            return None;
+        }
+        let doubled = least.saturating_mul(2_u32.saturating_pow(over));
+        let open = doubled.min(LONGEST_OPEN.max(least));
+        self.leave_out(id, now + open);
+        Some(open)
+    }
+
     /// Who may be picked, by id. `except` were asked already for this call.
     fn candidates(&self, now: Instant, except: &[InstanceId]) -> Vec<InstanceId> {
         let all = self.instances.keys().copied();
@@ -118,7 +162,6 @@ mod tests {
     use super::*;
     use crate::discovery::{EndpointId, Metadata};
     use proptest::prelude::*;
-    use std::time::Duration;
 
     fn record(port: u16) -> Arc<InstanceRecord> {
         Arc::new(InstanceRecord {
@@ -181,6 +224,45 @@ mod tests {
         assert_eq!(turns(&mut selection, now, 2), [2, 2]);
         selection.replace([(id(1), record(7)), (id(2), record(1))].into());
         assert_eq!(turns(&mut selection, now, 2), [1, 2]);
+    }
+
+    #[test]
+    fn an_instance_that_fails_time_and_again_is_left_out_for_longer_each_time() {
+        let mut now = Instant::now();
+        let least = Duration::from_secs(5);
+        let mut selection = selection(&[1, 2]);
+        for _ in 1..CIRCUIT_FAILURES {
+            assert_eq!(selection.failed(id(1), now, least), None);
+        }
+        assert_eq!(turns(&mut selection, now, 2), [1, 2]);
+        let opened = |selection: &mut Selection, now| selection.failed(id(1), now, least);
+        assert_eq!(opened(&mut selection, now), Some(least));
+        assert_eq!(turns(&mut selection, now, 2), [2, 2]);
+        // What it had begun fails too.
+        for _ in 0..100 {
+            assert_eq!(opened(&mut selection, now), None);
+        }
+        now += least;
+        assert_eq!(turns(&mut selection, now, 2), [1, 2]);
+        assert_eq!(opened(&mut selection, now), Some(2 * least));
+        now += 2 * least;
+        assert_eq!(opened(&mut selection, now), Some(4 * least));
+        now += 4 * least;
+        selection.succeeded(id(1));
+        assert_eq!(opened(&mut selection, now), None);
+    }
+
+    #[test]
+    fn it_is_never_left_out_for_longer_than_the_bound() {
+        let mut now = Instant::now();
+        let mut selection = selection(&[1]);
+        for _ in 0..100 {
+            let open = selection.failed(id(1), now, Duration::from_secs(5));
+            let open = open.unwrap_or_default();
+            assert!(open <= LONGEST_OPEN);
+            now += open;
+        }
+        assert_eq!(selection.failed(id(2), now, LONGEST_OPEN), None);
     }
 
     #[test]

@@ -8,11 +8,12 @@
 use super::{Announcer, Endpoint};
 use crate::Tasks;
 use crate::discovery::{
-    DiscoveryError, EndpointId, InstanceId, InstanceRecord, Metadata, ProtocolVersions,
+    CardRecord, DiscoveryError, EndpointId, InstanceId, InstanceRecord, Metadata, ProtocolVersions,
 };
 use crate::request_plane::handlers::AlreadyServed;
 use crate::request_plane::{Handler, Registration};
 use crate::status::{EndpointStatus, HealthState};
+use parking_lot::Mutex;
 use std::sync::Arc;
 
 /// An endpoint that this process serves. Dropping it refuses at once and withdraws in the
@@ -26,6 +27,15 @@ pub struct ServedEndpoint {
     tasks: Tasks,
     health: HealthState,
     withdrawn: bool,
+}
+
+/// What others see of an endpoint's instance, for whoever knows when it is of no use for a while.
+#[derive(Debug)]
+pub struct AnnouncedInstance {
+    endpoint: EndpointId,
+    announcer: Announcer,
+    health: HealthState,
+    hidden: Mutex<Option<(Vec<InstanceRecord>, Vec<CardRecord>)>>,
 }
 
 /// An announcement under way: if whoever waits for it gives up, it is taken back.
@@ -125,6 +135,17 @@ impl ServedEndpoint {
         self.instance
     }
 
+    /// The announcement, to be hidden and shown. Of no effect after a drain has begun, if whoever
+    /// has it is stopped before.
+    pub fn announced(&self) -> AnnouncedInstance {
+        AnnouncedInstance {
+            endpoint: self.endpoint.clone(),
+            announcer: self.announcer.clone(),
+            health: self.health.clone(),
+            hidden: Mutex::default(),
+        }
+    }
+
     /// Withdraws the instance, refuses new requests, and waits for the open streams to end. The
     /// caller bounds the wait.
     pub async fn drain(mut self) {
@@ -135,6 +156,41 @@ impl ServedEndpoint {
         self.registration.refuse_new();
         self.registration.idle().await;
         self.health.remove_endpoint(&name);
+    }
+}
+
+impl AnnouncedInstance {
+    /// The endpoint.
+    pub fn endpoint(&self) -> &EndpointId {
+        &self.endpoint
+    }
+
+    /// Takes the instance and its cards out of discovery; calls that come all the same are handled
+    /// as before.
+    pub async fn hide(&self) {
+        self.health
+            .set_endpoint(&self.endpoint.to_string(), EndpointStatus::NotReady);
+        let records = self.announcer.records_of(&self.endpoint).await;
+        self.hidden.lock().get_or_insert(records);
+        withdraw(&self.announcer, &self.endpoint).await;
+    }
+
+    /// Announces again what was hidden.
+    pub async fn show(&self) {
+        let Some((instances, cards)) = self.hidden.lock().take() else {
+            return;
+        };
+        let announced = self.announcer.update(|process| {
+            process.instances.retain(|it| it.endpoint != self.endpoint);
+            process.cards.retain(|it| it.endpoint != self.endpoint);
+            process.instances.extend(instances);
+            process.cards.extend(cards);
+        });
+        if let Err(error) = announced.await {
+            tracing::warn!(endpoint = %self.endpoint, %error, "could not announce an endpoint again");
+        }
+        self.health
+            .set_endpoint(&self.endpoint.to_string(), EndpointStatus::Ready);
     }
 }
 

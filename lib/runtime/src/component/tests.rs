@@ -1,6 +1,7 @@
 //! The object model over an in-process plane, where refusals and lost processes can be arranged.
 
 use super::client::Call;
+use super::selection::CIRCUIT_FAILURES;
 use super::typed::HandlerStream;
 use super::{Chooser, Chosen, ClientError, DistributedRuntime, Endpoint, Policy};
 use crate::discovery::mem::MemRegistry;
@@ -317,6 +318,40 @@ async fn an_instance_that_does_not_take_a_call_in_time_is_passed_over() {
         .await
         .unwrap_err();
     assert_eq!(error.code, ErrorCode::DispatchTimeout);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_whose_answers_fail_in_a_row_gets_none_for_a_while() {
+    let mut cluster = Cluster::new();
+    let ((a, _), (b, _), (caller, _)) = (cluster.start(), cluster.start(), cluster.start());
+    let failing = |_: String, _: RequestHeader| -> Answer {
+        let failure = RequestError::new(ErrorCode::EngineFailed, "failed by a test");
+        let items: HandlerStream<String> =
+            Box::pin(stream::iter([Ok("x".to_owned()), Err(failure)]));
+        std::future::ready(Ok(items)).boxed()
+    };
+    let served_a = a.serve(failing, Metadata::new()).await.unwrap();
+    let _served_b = b.serve(answer("b"), Metadata::new()).await.unwrap();
+    let client = client_of(&caller, 2).await;
+    let ask = async || {
+        let call = RequestContext::default();
+        let answer = client.round_robin(&"hello".to_owned(), call).await;
+        let mut answer = answer.unwrap();
+        while answer.next().await.is_some() {}
+        answer.instance()
+    };
+    let mut asked = 0;
+    for _ in 0..2 * CIRCUIT_FAILURES + 10 {
+        asked += u32::from(ask().await == served_a.instance());
+    }
+    assert_eq!(asked, CIRCUIT_FAILURES);
+    // Then it is tried again, and one failure is enough.
+    tokio::time::advance(caller.runtime().inhibited_duration()).await;
+    let mut again = 0;
+    for _ in 0..10 {
+        again += u32::from(ask().await == served_a.instance());
+    }
+    assert_eq!(again, 1);
 }
 
 #[tokio::test]

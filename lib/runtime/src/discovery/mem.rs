@@ -14,7 +14,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 /// A shared in-process registry. Cheap to clone; clones are the same registry.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct MemRegistry {
     shared: Arc<Shared>,
 }
@@ -45,7 +45,9 @@ struct State {
 impl MemRegistry {
     /// An empty registry.
     pub fn new() -> Self {
-        let registry = Self::default();
+        let registry = Self {
+            shared: Arc::default(),
+        };
         registry.shared.publish_all(&registry.shared.state.lock());
         registry
     }
@@ -70,6 +72,12 @@ impl MemRegistry {
             let since = Instant::now();
             self.shared.feed.publish(DiscoveryEvent::Stale { since });
         }
+    }
+}
+
+impl Default for MemRegistry {
+    fn default() -> Self {
+        Self::new()
     }
 }
 

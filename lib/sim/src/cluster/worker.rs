@@ -9,7 +9,7 @@ use super::{Broken, MODEL, Violation};
 use dynamo_llm::card::ModelCard;
 use dynamo_llm::echo::EchoOptions;
 use dynamo_llm::echo_model::echo_model;
-use dynamo_llm::worker::{Offer, Worker, WorkerTelemetry};
+use dynamo_llm::worker::{CanaryOptions, Offer, Worker, WorkerTelemetry};
 use dynamo_mocker::{MockEngine, MockModel, MockerOptions};
 use dynamo_protocols::engine::{Engine, KvEventStream};
 use dynamo_protocols::kv::{KvEvent, SequenceHash};
@@ -83,6 +83,7 @@ async fn serve(
         metrics: MetricsRegistry::new(),
         sampler: Sampler::NEVER,
         news: NewsOptions::default(),
+        canary: CanaryOptions::default(),
     };
     let serving = Bent::around(Arc::clone(&engine), world.broken);
     let worker = Worker::start(&runtime, &endpoint, serving, offer, &telemetry).await?;
