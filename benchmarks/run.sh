@@ -14,6 +14,8 @@ out=benchmarks/results/$(date -u +%Y%m%dT%H%M%SZ).jsonl
     python3 benchmarks/prefix_ttft.py
     echo "{\"benchmark\": \"request_plane\"}"
     cargo run --quiet --release --package dynamo-runtime --example plane_throughput
+    echo "{\"benchmark\": \"delivery\"}"
+    benchmarks/delivery_cost.sh
     echo "{\"benchmark\": \"engine\"}"
     benchmarks/engine_compare.sh
 } | tee "$out"

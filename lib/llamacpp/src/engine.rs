@@ -21,7 +21,7 @@ use crate::model::ModelFacts;
 use crate::scheduler::Layout;
 use dynamo_protocols::engine::{
     EmbedRequest, EmbedResponse, Engine, EngineOutput, EngineRequest, EngineStream, KvEventStream,
-    RequestContext, SamplingParams, StopConditions, TokenId,
+    RequestContext, StopConditions, TokenId,
 };
 use dynamo_protocols::kv::{KvLayout, KvTransfer};
 use dynamo_protocols::load::LoadReport;
@@ -208,21 +208,12 @@ impl Engine for LlamacppEngine {
         Some(EngineRequest {
             model: Arc::from("canary"),
             prompt_ids: Arc::from([CANARY_TOKEN]),
-            generated_ids: Vec::new(),
-            choice: 0,
-            sampling: SamplingParams::default(),
             stop: StopConditions {
                 max_tokens: CANARY_TOKENS,
                 ignore_eos: true,
                 ..StopConditions::default()
             },
-            logprobs: None,
-            lora_name: None,
-            cache_salt: None,
-            priority: 0,
-            dp_rank: None,
-            kv_transfer_params: None,
-            hints: None,
+            ..EngineRequest::default()
         })
     }
 

@@ -22,6 +22,7 @@
 //! - [`tcp`]: the default backend
 
 pub mod contract;
+mod contract_endings;
 pub mod frame;
 pub mod handlers;
 mod handshake;

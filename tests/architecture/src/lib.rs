@@ -26,6 +26,7 @@ pub const LAYERS: &[&[&str]] = &[
         "dynamo-sim",
         "dynamo-bench",
         "dynamo-architecture",
+        "dynamo-fuzz",
     ],
 ];
 

@@ -111,8 +111,15 @@ fn who_does_not_speak_tls_is_told_what_to_start_with() {
     let certificates = Certificates::make();
     let place = Place::new();
     let _fleet = start(&place, "fleet", FLEET, &request_plane(&certificates));
-    let frontend = place.start("frontend", FRONTEND);
-    frontend.await_log("start both with the same --request-plane and --tcp-tls options");
+    let short = ["--queue-timeout", "1s"];
+    let frontend = place.start("frontend", &[FRONTEND, &short].concat());
+    frontend.await_models(&["mock"]);
+    let body = r#"{"model":"mock","prompt":"hello","max_tokens":3}"#;
+    let answer = frontend.post("/v1/completions", body);
+    assert_eq!(answer.status, 503);
+    let said = answer.text();
+    let expected = "start both with the same --request-plane and --tcp-tls options";
+    assert!(said.contains(expected), "{said}");
 }
 
 #[test]

@@ -6,9 +6,7 @@
 //! and never for time to pass, so that they run in real and in virtual time alike.
 #![expect(missing_docs, reason = "the names of the cases say it all")]
 
-mod endings;
-
-pub use endings::*;
+pub use super::contract_endings::*;
 
 use super::{
     Handler, IncomingRequest, Item, ItemStream, ReceivedItem, Registration, RequestHeader,
@@ -129,17 +127,17 @@ where
 }
 
 /// A server and a caller in two processes.
-struct Pair {
-    server: Box<dyn TestProcess>,
-    caller: Box<dyn TestProcess>,
-    registration: Registration,
+pub(super) struct Pair {
+    pub(super) server: Box<dyn TestProcess>,
+    pub(super) caller: Box<dyn TestProcess>,
+    pub(super) registration: Registration,
 }
 
 /// How far a handler's stream came: items given, and whether it was dropped.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Progress {
+pub(super) struct Progress {
     given: u64,
-    dropped: bool,
+    pub(super) dropped: bool,
 }
 
 /// Marks its progress as dropped when it is.
@@ -152,7 +150,7 @@ impl Drop for MarkDropped {
 }
 
 impl Pair {
-    async fn start<F>(backend: &dyn TestBackend, answer: F) -> Self
+    pub(super) async fn start<F>(backend: &dyn TestBackend, answer: F) -> Self
     where
         F: Fn(IncomingRequest) -> Result<ItemStream, RequestError> + Send + Sync + 'static,
     {
@@ -166,7 +164,7 @@ impl Pair {
         }
     }
 
-    async fn call(&self, header: RequestHeader, body: &[u8]) -> ResponseStream {
+    pub(super) async fn call(&self, header: RequestHeader, body: &[u8]) -> ResponseStream {
         let body = Bytes::copy_from_slice(body);
         let address = self.server.plane().address();
         let called = self.caller.plane().call(address, header, body);
@@ -174,7 +172,12 @@ impl Pair {
     }
 
     /// Calls an address or endpoint at which nobody answers.
-    async fn refusal(&self, address: &str, header: RequestHeader, body: Bytes) -> RequestError {
+    pub(super) async fn refusal(
+        &self,
+        address: &str,
+        header: RequestHeader,
+        body: Bytes,
+    ) -> RequestError {
         match patiently(self.caller.plane().call(address, header, body)).await {
             Err(error) => error,
             Ok(answer) => {
@@ -190,18 +193,18 @@ fn endpoint(name: &str) -> EndpointId {
     EndpointId::new("ns", "contract", name).expect("a good name")
 }
 
-fn header(request: &str) -> RequestHeader {
+pub(super) fn header(request: &str) -> RequestHeader {
     let instance = InstanceId::from_bits(1);
     RequestHeader::new(request, endpoint("ep"), instance)
 }
 
-async fn patiently<T>(future: impl Future<Output = T>) -> T {
+pub(super) async fn patiently<T>(future: impl Future<Output = T>) -> T {
     timeout(PATIENCE, future)
         .await
         .expect("it takes longer than anything should")
 }
 
-fn item(positions: u32, payload: impl Into<Bytes>) -> Result<Item, RequestError> {
+pub(super) fn item(positions: u32, payload: impl Into<Bytes>) -> Result<Item, RequestError> {
     Ok(Item {
         positions,
         payload: payload.into(),
@@ -209,12 +212,12 @@ fn item(positions: u32, payload: impl Into<Bytes>) -> Result<Item, RequestError>
 }
 
 /// So many items of one position each, that say which they are.
-fn count(items: u64) -> ItemStream {
+pub(super) fn count(items: u64) -> ItemStream {
     Box::pin(stream::iter(0..items).map(|number| item(1, number.to_string())))
 }
 
 /// Reads to the end. An answer that has ended stays ended.
-async fn read(mut answer: ResponseStream) -> (Vec<ReceivedItem>, Option<RequestError>) {
+pub(super) async fn read(mut answer: ResponseStream) -> (Vec<ReceivedItem>, Option<RequestError>) {
     let mut items = Vec::new();
     loop {
         match patiently(answer.next()).await {
@@ -227,11 +230,11 @@ async fn read(mut answer: ResponseStream) -> (Vec<ReceivedItem>, Option<RequestE
     }
 }
 
-fn positions(items: &[ReceivedItem]) -> Vec<u64> {
+pub(super) fn positions(items: &[ReceivedItem]) -> Vec<u64> {
     items.iter().map(|item| item.position).collect()
 }
 
-async fn next(answer: &mut ResponseStream) -> ReceivedItem {
+pub(super) async fn next(answer: &mut ResponseStream) -> ReceivedItem {
     patiently(answer.next())
         .await
         .expect("another item")
@@ -239,7 +242,7 @@ async fn next(answer: &mut ResponseStream) -> ReceivedItem {
 }
 
 /// A stream that gives `items` items of `bytes` bytes and then nothing more, without an end.
-fn endless(items: u64, bytes: usize, progress: &watch::Sender<Progress>) -> ItemStream {
+pub(super) fn endless(items: u64, bytes: usize, progress: &watch::Sender<Progress>) -> ItemStream {
     let payload = Bytes::from(vec![0; bytes]);
     let mark = MarkDropped(progress.clone());
     let given = stream::iter(0..items).chain(stream::pending());
@@ -250,7 +253,10 @@ fn endless(items: u64, bytes: usize, progress: &watch::Sender<Progress>) -> Item
     }))
 }
 
-async fn until(progress: &watch::Sender<Progress>, wanted: impl FnMut(&Progress) -> bool) {
+pub(super) async fn until(
+    progress: &watch::Sender<Progress>,
+    wanted: impl FnMut(&Progress) -> bool,
+) {
     let mut progress = progress.subscribe();
     patiently(progress.wait_for(wanted))
         .await

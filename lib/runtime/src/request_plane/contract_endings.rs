@@ -1,6 +1,16 @@
 //! The cases of the contract in which somebody ends: by draining, by dying, by standing still.
+#![expect(missing_docs, reason = "the names of the cases say it all")]
 
-use super::*;
+use super::RequestHeader;
+use super::contract::{
+    Pair, Progress, TestBackend, count, endless, header, item, next, patiently, positions, read,
+    until,
+};
+use bytes::Bytes;
+use dynamo_protocols::ErrorCode;
+use futures_util::{FutureExt, StreamExt, stream};
+use tokio::sync::watch;
+use tokio::time::Instant;
 
 pub async fn a_draining_endpoint_finishes_what_it_has(backend: &dyn TestBackend) {
     drains(backend, |pair| pair.registration.refuse_new()).await;

@@ -1,0 +1,4 @@
+//! Searches for bytes that [`dynamo_fuzz::records`] does not bear.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| dynamo_fuzz::records(bytes));
