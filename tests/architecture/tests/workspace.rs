@@ -134,3 +134,15 @@ fn the_lock_file_has_no_banned_crate_and_one_source() {
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
+
+#[test]
+fn nothing_is_left_of_a_merge() {
+    let kinds = ["md", "rs", "toml", "sh", "py", "json", "yml"];
+    for path in kinds.into_iter().flat_map(files) {
+        let text = fs::read_to_string(&path).unwrap();
+        let left = text
+            .lines()
+            .position(|line| line.starts_with("<<<<<<< ") || line.starts_with(">>>>>>> "));
+        assert_eq!(left, None, "{} has both sides of a merge", path.display());
+    }
+}
