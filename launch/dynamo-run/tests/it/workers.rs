@@ -179,6 +179,26 @@ fn a_worker_that_is_told_to_end_hands_over_what_it_cannot_finish() {
 }
 
 #[test]
+fn answers_move_between_workers_of_two_versions_while_a_deployment_is_updated() {
+    // The frontend first, and the workers first.
+    for [frontend, before, after] in [["2", "1", "2"], ["1", "1", "2"], ["1", "2", "1"]] {
+        let place = Place::new();
+        let of = |version| ["--request-plane-version", version];
+        let frontend = place.start("frontend", &[FRONTEND, &of(frontend)].concat());
+        let hasty = [WORKER, SLOW, &["--drain-timeout", "200ms"], &of(before)].concat();
+        let mut old = place.start("before", &hasty);
+        frontend.await_models(&["echo"]);
+        let mut answer = frontend.post("/v1/completions", &count());
+        answer.event().unwrap().unwrap();
+        let _new = place.start("after", &[WORKER, &of(after)].concat());
+        old.signal(Signal::TERM);
+        assert_eq!(old.wait().code, Some(0));
+        assert_whole(answer, 1, &frontend);
+        assert_echoes(&frontend, 0);
+    }
+}
+
+#[test]
 fn workers_of_a_model_take_turns_and_one_that_dies_costs_no_request() {
     let place = Place::new();
     let in_turn = [FRONTEND, &["--router-mode", "round-robin"]].concat();
