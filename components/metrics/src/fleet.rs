@@ -93,7 +93,8 @@ impl Fleet {
     pub fn set_present(&mut self, present: &Present, discovery_stale: bool, now: Duration) {
         self.counts.discovery_stale = discovery_stale;
         for (name, endpoint) in &mut self.endpoints {
-            if !endpoint.seats.is_empty() && !present.contains_key(name) {
+            let is_empty = present.get(name).is_none_or(BTreeSet::is_empty);
+            if is_empty && !endpoint.seats.is_empty() {
                 endpoint.seats.clear();
                 endpoint.empty_since = now;
             }
