@@ -28,8 +28,7 @@ impl Prometheus {
         let config = place.write("prometheus.yml", config);
         for attempt in 0..TRIES {
             let data = place.path(&format!("prometheus-{attempt}"));
-            let port = TcpListener::bind("127.0.0.1:0").unwrap();
-            let port = port.local_addr().unwrap().port();
+            let port = free_port();
             let mut server = Self {
                 address: format!("127.0.0.1:{port}"),
                 child: spawn(&config, &data, port),
@@ -118,6 +117,12 @@ pub(crate) fn promtool(words: &[&str], input: &str) -> (bool, String) {
     let said = [output.stdout, output.stderr].concat();
     let said = String::from_utf8_lossy(&said).into_owned();
     (output.status.success(), said)
+}
+
+/// A port that nobody listens on now.
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
 }
 
 fn encode(text: &str) -> String {
