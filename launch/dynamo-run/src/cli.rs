@@ -16,6 +16,7 @@ use dynamo_kv_router::config::RouterOptions;
 use dynamo_llm::config::{DeliveryOptions, EchoEngineOptions, ModelOptions, PreprocessOptions};
 use dynamo_llm::hub::HubOptions;
 use dynamo_llm::worker::CanaryOptions;
+use dynamo_metrics::MetricsOptions;
 use dynamo_mocker::{MockFleetOptions, MockerOptions};
 use dynamo_nats::NatsOptions;
 use dynamo_replay::config::ReplayOptions;
@@ -54,6 +55,8 @@ pub(crate) enum CommandKind {
     Mocker,
     /// The router as a component of its own.
     Router,
+    /// Workers' figures for Prometheus.
+    Metrics,
     /// Load on a server, measured.
     BenchServe,
     /// Compare routing modes in virtual time.
@@ -89,6 +92,7 @@ pub(crate) const REFERENCE: &[(&str, &str)] = &[
     ("frontend", "dynamo frontend"),
     ("mocker", "dynamo mocker"),
     ("router", "dynamo router"),
+    ("metrics-component", "dynamo metrics"),
     ("bench-serve", "dynamo bench serve"),
     ("bench-router", "dynamo bench router"),
     ("bench-index", "dynamo bench index"),
@@ -132,6 +136,12 @@ Examples:
   dynamo router --endpoint dyn://dynamo.backend.generate --serve-endpoint dyn://routed.router.generate
                                                  route for frontends started with --namespace routed";
 
+const METRICS_HELP: &str = "\
+Examples:
+  dynamo metrics                                 every worker, at http://127.0.0.1:9091/metrics
+  dynamo metrics --component backend --endpoint generate --host 0.0.0.0 --port 9091
+                                                 one endpoint's, for a Prometheus elsewhere";
+
 /// The options of a command.
 pub(crate) fn schema(command: &str) -> Schema {
     let schema = match command {
@@ -172,6 +182,9 @@ pub(crate) fn schema(command: &str) -> Schema {
             .with::<RuntimeOptions>(),
         "simulate" => Schema::new()
             .with::<SimulateOptions>()
+            .with::<RuntimeOptions>(),
+        "metrics-component" => Schema::new()
+            .with::<MetricsOptions>()
             .with::<RuntimeOptions>(),
         "doctor" => Schema::new()
             .with::<DoctorOptions>()
@@ -260,6 +273,9 @@ pub(crate) fn parse(surroundings: &Surroundings) -> Result<Parsed, UsageError> {
         Some(("router", matches)) => {
             resolve("router", matches, surroundings, |_| Ok(CommandKind::Router))
         }
+        Some(("metrics", matches)) => resolve("metrics-component", matches, surroundings, |_| {
+            Ok(CommandKind::Metrics)
+        }),
         Some((_, matches)) => resolve("run", matches, surroundings, |options| {
             let words = matches.get_many::<String>("forms").into_iter().flatten();
             let namespace = &options.get::<RuntimeOptions>().namespace;
@@ -336,6 +352,12 @@ pub(crate) fn root() -> Command {
             Command::new("router")
                 .about("Route requests as a component of its own: for frontends, and over HTTP")
                 .after_help(ROUTER_HELP),
+        ))
+        .subcommand(with_options(
+            "metrics-component",
+            Command::new("metrics")
+                .about("Show workers' load and KV caches per endpoint to Prometheus")
+                .after_help(METRICS_HELP),
         ))
         .subcommand(model_command())
         .subcommand(bench_command())

@@ -16,6 +16,7 @@ mod engine;
 mod forms;
 mod loader;
 mod memory;
+mod metrics;
 mod mocker;
 mod output;
 mod planes;

@@ -3,7 +3,7 @@
 use crate::cli::{CommandKind, Invocation};
 use crate::loader::Surroundings;
 use crate::output::complain;
-use crate::{bench, bench_routing, doctor, engine, mocker, planes, router, run, simulate};
+use crate::{bench, bench_routing, doctor, engine, metrics, mocker, planes, router, run, simulate};
 use anyhow::Context;
 use dynamo_config::Resolved;
 use dynamo_runtime::component::DistributedRuntime;
@@ -132,6 +132,7 @@ impl Process {
             CommandKind::Frontend => run::frontend(self).await,
             CommandKind::Mocker => mocker::mocker(self).await,
             CommandKind::Router => Box::pin(router::router(self)).await,
+            CommandKind::Metrics => metrics::metrics(self).await,
             CommandKind::BenchServe => bench::serve(self).await,
             CommandKind::BenchIndex => bench_routing::index(&self).await,
             CommandKind::BenchRouter => bench_routing::router(&self).await,

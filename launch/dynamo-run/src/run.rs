@@ -48,7 +48,10 @@ pub(crate) fn is_quiet(command: &CommandKind) -> bool {
             forms.input,
             Some(Input::Http | Input::Endpoint(_) | Input::None)
         ),
-        CommandKind::Frontend | CommandKind::Mocker | CommandKind::Router => false,
+        CommandKind::Frontend
+        | CommandKind::Mocker
+        | CommandKind::Router
+        | CommandKind::Metrics => false,
         CommandKind::ModelFetch(_)
         | CommandKind::ModelShow(_)
         | CommandKind::BenchServe

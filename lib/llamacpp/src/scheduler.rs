@@ -100,6 +100,14 @@ pub struct Scheduler {
     ledger: Ledger,
     ops: Vec<SlotOp>,
     last_step: LastStep,
+    found: Found,
+}
+
+/// Prompt tokens of sequences that got their place so far, and those of them that were cached.
+#[derive(Debug, Default)]
+struct Found {
+    prompt_tokens: u64,
+    cached_tokens: u64,
 }
 
 impl Scheduler {
@@ -121,6 +129,7 @@ impl Scheduler {
             ledger: Ledger::default(),
             ops: Vec::new(),
             last_step: LastStep::default(),
+            found: Found::default(),
         }
     }
 

@@ -42,7 +42,7 @@ use dynamo_protocols::kv::KvEvent;
 use dynamo_protocols::load::LoadReport;
 use kv_cache::KvCache;
 use queue::Queue;
-use report::Work;
+use report::{Found, Work};
 use sequence::Sequence;
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
@@ -103,6 +103,7 @@ pub struct Scheduler {
     waiting: Queue,
     arrivals: u64,
     last_step: Work,
+    found: Found,
 }
 
 impl Scheduler {
@@ -119,6 +120,7 @@ impl Scheduler {
             waiting: Queue::default(),
             arrivals: 0,
             last_step: Work::default(),
+            found: Found::default(),
         }
     }
 
@@ -201,6 +203,7 @@ impl Scheduler {
             queued: self.waiting.work(),
             held_blocks: self.cache.held(),
             cached_blocks: self.cache.idle(),
+            found: self.found,
             ranks: 1,
         }
     }

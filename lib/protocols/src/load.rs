@@ -24,6 +24,13 @@ pub struct LoadReport {
     pub max_sequences: u32,
     /// Tokens that one step may work on.
     pub max_batched_tokens: u32,
+    /// Prompt tokens of sequences that got their place, since the engine started; a sequence that
+    /// gives its place up and gets it back counts once.
+    #[serde(default)]
+    pub prompt_tokens: u64,
+    /// Of `prompt_tokens`, those whose KV state was cached.
+    #[serde(default)]
+    pub cached_prompt_tokens: u64,
 }
 
 /// Work in numbers: sequences, tokens, and the spread of their lengths.

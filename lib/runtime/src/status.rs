@@ -125,18 +125,19 @@ pub async fn serve(
     };
     let listener = environment.network.bind(&address).await.map_err(failed)?;
     let bound = listener.local_addr().map_err(failed)?;
-    let router = router(Served { health, metrics });
+    let router = pages(health, metrics);
     serve_http("status server", listener, router, BOUNDS, tasks);
     tracing::info!(address = %bound, "status server listens");
     Ok(bound)
 }
 
-fn router(served: Served) -> Router {
+/// The three pages, for a server of another address than this module's own.
+pub fn pages(health: HealthState, metrics: MetricsRegistry) -> Router {
     Router::new()
         .route("/live", get(live))
         .route("/health", get(healthy))
-        .route("/metrics", get(metrics))
-        .with_state(served)
+        .route("/metrics", get(self::metrics))
+        .with_state(Served { health, metrics })
 }
 
 async fn live(State(served): State<Served>) -> Json<HealthReport> {

@@ -18,8 +18,8 @@ pub const LAYERS: &[&[&str]] = &[
     &["dynamo-backends"],
     // Services, and traffic in virtual time.
     &["dynamo-replay", "dynamo-frontend"],
-    // The router as a component of its own.
-    &["dynamo-router-service"],
+    // Components of their own beside frontend and workers: the router, the metrics.
+    &["dynamo-router-service", "dynamo-metrics"],
     // Everything wired together.
     &[
         "dynamo-run",

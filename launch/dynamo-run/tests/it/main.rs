@@ -12,6 +12,8 @@ mod collector;
 #[cfg(test)]
 mod console;
 #[cfg(test)]
+mod dashboard;
+#[cfg(test)]
 mod drain;
 #[cfg(test)]
 mod etcd;
@@ -24,6 +26,8 @@ mod fakes;
 #[cfg(test)]
 mod http;
 #[cfg(test)]
+mod metrics;
+#[cfg(test)]
 mod mocker;
 #[cfg(test)]
 mod models;
@@ -31,6 +35,8 @@ mod models;
 mod nats;
 #[cfg(test)]
 mod process;
+#[cfg(test)]
+mod prometheus;
 #[cfg(test)]
 mod router;
 #[cfg(test)]

@@ -16,14 +16,14 @@ const FLEET: &[&str] = &["mocker", "--block-size", "16", "--speedup-ratio", "4"]
 const STREAMS: usize = 16;
 const TOKENS: u64 = 120;
 
-struct NatsServer {
+pub(crate) struct NatsServer {
     port: u16,
     folder: std::path::PathBuf,
     child: Child,
 }
 
 impl NatsServer {
-    fn start(place: &Place) -> Self {
+    pub(crate) fn start(place: &Place) -> Self {
         let folder = place.path("nats");
         std::fs::create_dir_all(&folder).unwrap();
         let mut child = spawn(&folder, "-1");
@@ -40,7 +40,7 @@ impl NatsServer {
         }
     }
 
-    fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("nats://127.0.0.1:{}", self.port)
     }
 

@@ -225,7 +225,11 @@ impl Scheduler {
         sequence.slot = Some(slot);
         sequence.computed = found;
         sequence.prefix_waits = 0;
-        sequence.cached.get_or_insert(found);
+        if sequence.cached.is_none() {
+            sequence.cached = Some(found);
+            self.found.prompt_tokens += sequence.prompt_len as u64;
+            self.found.cached_tokens += found.min(sequence.prompt_len) as u64;
+        }
         let key = sequence.key();
         self.waiting.remove(&key);
         self.running.insert(key);

@@ -27,6 +27,8 @@ impl Scheduler {
             block_size: narrow(self.block_size()),
             max_sequences: narrow(self.config.max_running),
             max_batched_tokens: narrow(self.config.max_batch_tokens),
+            prompt_tokens: self.found.prompt_tokens,
+            cached_prompt_tokens: self.found.cached_tokens,
         }
     }
 }

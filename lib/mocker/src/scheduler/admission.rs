@@ -97,9 +97,11 @@ impl Scheduler {
         blocks.extend((0..fresh).map_while(|_| cache.allocate()));
         sequence.blocks = blocks;
         let of_prompt = cached.min(sequence.prompt_len);
-        sequence
-            .cached
-            .get_or_insert(u32::try_from(of_prompt).unwrap_or(u32::MAX));
+        if sequence.cached.is_none() {
+            sequence.cached = Some(u32::try_from(of_prompt).unwrap_or(u32::MAX));
+            self.found.prompt_tokens += sequence.prompt_len as u64;
+            self.found.cached_tokens += of_prompt as u64;
+        }
         true
     }
 }

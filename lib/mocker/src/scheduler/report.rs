@@ -30,7 +30,15 @@ pub(crate) struct Load {
     pub(crate) queued: Work,
     pub(crate) held_blocks: usize,
     pub(crate) cached_blocks: usize,
+    pub(crate) found: Found,
     pub(crate) ranks: usize,
+}
+
+/// Prompt tokens of sequences that got their place so far, and those of them that were cached.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Found {
+    pub(crate) prompt_tokens: u64,
+    pub(crate) cached_tokens: u64,
 }
 
 impl Lengths {
@@ -83,6 +91,8 @@ impl AddAssign for Load {
         self.queued += other.queued;
         self.held_blocks += other.held_blocks;
         self.cached_blocks += other.cached_blocks;
+        self.found.prompt_tokens += other.found.prompt_tokens;
+        self.found.cached_tokens += other.found.cached_tokens;
         self.ranks += other.ranks;
     }
 }
@@ -114,6 +124,8 @@ impl Load {
             block_size: narrow(config.block_size.get() as u64),
             max_sequences: narrow(of_all(config.max_running)),
             max_batched_tokens: narrow(of_all(config.max_batched_tokens)),
+            prompt_tokens: self.found.prompt_tokens,
+            cached_prompt_tokens: self.found.cached_tokens,
         }
     }
 }
