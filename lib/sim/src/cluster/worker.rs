@@ -2,6 +2,7 @@
 
 use super::bent::Bent;
 use super::fault::Host;
+use super::owned::{Owned, Running};
 use super::plan::{DRAIN_LIMIT, TOKENS};
 use super::process::{Failed, STOP_LIMIT, join};
 use super::world::{Orders, WorkerLife, World};
@@ -37,7 +38,7 @@ pub(super) async fn run(number: usize, world: Arc<World>) -> Result<(), Failed> 
     let begins = world.plan.workers[number];
     sleep(begins.saturating_sub(world.now())).await;
     loop {
-        let tasks = Tasks::root();
+        let tasks = orders.gate.tasks();
         let served = serve(number, &orders, &world, &tasks).await;
         world.workers[number].lock().life = None;
         if tasks.cancellation().is_cancelled() {
@@ -84,7 +85,9 @@ async fn serve(
         sampler: Sampler::NEVER,
         news: NewsOptions::default(),
     };
-    let serving = Bent::around(Arc::clone(&engine), world.broken);
+    let running = Running::default();
+    let owned = Owned::around(Arc::clone(&engine) as Arc<dyn Engine>, &running);
+    let serving = Bent::around(owned, world.broken, &orders.terminate);
     let worker = Worker::start(&runtime, &endpoint, serving, offer, &telemetry).await?;
     let instance = worker.instance().map_or(0, |it| it.get());
     world.tell(world.now(), host, format_args!("serves as {instance}"));
@@ -92,12 +95,13 @@ async fn serve(
         instance,
         engine: Arc::clone(&engine),
         cache,
+        running,
     });
     tokio::select! {
         biased;
         () = orders.stop.cancelled() => return Ok(()),
         () = tasks.cancellation().cancelled() => return Ok(()),
-        () = orders.terminate.cancelled() => {}
+        () = orders.terminate.cancelled(), if world.broken != Broken::IgnoreDrain => {}
     }
     runtime.refuse_new().await;
     let finish = async {
