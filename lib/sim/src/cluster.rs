@@ -191,6 +191,8 @@ pub enum Broken {
     KeepDeadBlocks,
     /// Workers do not tell what their caches let go of.
     MissRemoval,
+    /// Engines take more than they can hold.
+    OverCommit,
     /// Who was gone once, such as a worker that was frozen, is not taken again.
     MissThawed,
     /// Processes do not announce themselves again after their lease ran out.
@@ -220,6 +222,7 @@ impl Broken {
         Self::ForgetBooking,
         Self::KeepDeadBlocks,
         Self::MissRemoval,
+        Self::OverCommit,
         Self::MissThawed,
         Self::LoseLease,
         Self::NeverThaw,

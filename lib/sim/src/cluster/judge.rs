@@ -2,6 +2,7 @@
 
 use super::fault::Host;
 use super::frontend::{DISPATCH, PARTS};
+use super::plan::Capacity;
 use super::world::{WorkerLife, World};
 use super::{Ending, MODEL, Violation};
 use dynamo_kv_router::{Slot, WorkerKey};
@@ -49,13 +50,18 @@ pub(super) fn look(world: &World, now: Duration) {
     for (number, life) in lives(world) {
         let LoadReport {
             scheduled,
-            max_sequences,
+            queued,
             used_blocks,
-            total_blocks,
             ..
         } = dynamo_protocols::engine::Engine::load(&*life.engine);
         let running = scheduled.num_prefill_requests + scheduled.num_decode_requests;
-        if running > max_sequences || used_blocks > total_blocks {
+        let waiting = queued.num_prefill_requests + queued.num_decode_requests;
+        world.count(
+            "looks at engines that have work waiting",
+            u64::from(waiting > 0),
+        );
+        let Capacity { sequences, blocks } = world.plan.capacity;
+        if running > sequences || used_blocks > u64::from(blocks) {
             world.violated(
                 now,
                 Violation::OverBound {

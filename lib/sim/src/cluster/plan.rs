@@ -37,6 +37,17 @@ const LEAST_FAULTS: usize = 10;
 /// at once with shorter ones.
 const STEPS: [u64; 4] = [5, 10, 20, 20];
 
+/// Engines of which few are ever full, and such that most are now and then: a request of three
+/// long answers fits into them.
+const ROOMY: Capacity = Capacity {
+    sequences: 16,
+    blocks: 192,
+};
+const NARROW: Capacity = Capacity {
+    sequences: 4,
+    blocks: 96,
+};
+
 /// Draws for one more fault until one fits the others.
 const MOST_DRAWS: usize = 400;
 
@@ -60,10 +71,21 @@ pub struct ClusterPlan {
     pub replica_sync: bool,
     /// Whether events are broadcast, and not sent to each subscriber.
     pub broadcast_events: bool,
+    /// What an engine can hold.
+    pub capacity: Capacity,
     /// What goes wrong, by its begin.
     pub faults: Vec<Fault>,
     /// What is asked, by its time.
     pub requests: Vec<RequestPlan>,
+}
+
+/// What an engine can hold: work beyond it waits, or is put off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capacity {
+    /// Sequences at a time.
+    pub sequences: u32,
+    /// KV blocks.
+    pub blocks: u32,
 }
 
 /// One request.
@@ -106,6 +128,7 @@ impl ClusterPlan {
             step,
             replica_sync: random.once_in(2),
             broadcast_events: random.once_in(2),
+            capacity: ROOMY,
             faults: Vec::new(),
             requests: Vec::new(),
         };
@@ -138,6 +161,9 @@ impl ClusterPlan {
         }
         plan.faults.sort_by_key(|fault| fault.begins);
         plan.draw_requests(&random);
+        if random.once_in(2) {
+            plan.capacity = NARROW;
+        }
         plan
     }
 
@@ -352,12 +378,13 @@ impl fmt::Display for ClusterPlan {
             workers,
             max_latency,
             step,
+            capacity,
             requests,
             ..
         } = self;
         writeln!(
             f,
-            "seed {seed}: {frontends} frontends{}, {} workers{}, messages take {step:?} to \
+            "seed {seed}: {frontends} frontends{}, {} workers{} of {} sequences, messages take {step:?} to \
              {max_latency:?}, {} requests",
             if self.replica_sync {
                 " that share bookings"
@@ -370,6 +397,7 @@ impl fmt::Display for ClusterPlan {
             } else {
                 ""
             },
+            capacity.sequences,
             requests.len()
         )?;
         self.faults

@@ -69,7 +69,7 @@ async fn serve(
         vocab_size: Some(TOKENS.0 + TOKENS.1),
         context_length: Some(CONTEXT),
     };
-    let engine = Arc::new(MockEngine::start(&options(number, world.broken), model, tasks).await?);
+    let engine = Arc::new(MockEngine::start(&options(number, world), model, tasks).await?);
     let cache = Arc::default();
     if let Some(events) = engine.kv_events() {
         tasks.spawn_until_cancelled("true cache", follow(events, Arc::clone(&cache)));
@@ -117,11 +117,13 @@ async fn serve(
 }
 
 /// An engine that is slow enough for answers to meet faults, and small enough to run full.
-fn options(number: usize, broken: Broken) -> MockerOptions {
+fn options(number: usize, world: &World) -> MockerOptions {
+    let (broken, capacity) = (world.broken, world.plan.capacity);
+    let times = if broken == Broken::OverCommit { 4 } else { 1 };
     MockerOptions {
-        num_gpu_blocks_override: 192,
+        num_gpu_blocks_override: times * capacity.blocks,
         block_size: 16,
-        max_num_seqs: 16,
+        max_num_seqs: times * capacity.sequences,
         max_num_batched_tokens: 512,
         speedup_ratio: 0.1,
         mocker_seed: u64::from(broken == Broken::OtherDraws && number == 0),

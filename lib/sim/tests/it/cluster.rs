@@ -44,6 +44,7 @@ fn the_first_seeds_keep_the_invariants_and_have_faults_of_every_kind() {
         "messages overtaken",
         "processes announced again",
         "requests moved before their first token",
+        "looks at engines that have work waiting",
         "tasks held back by freezes",
     ] {
         assert!(total.happened.contains_key(what), "{what} did not happen");
