@@ -49,13 +49,9 @@ fn show(run: &Result<Report, Box<Failure>>, tells: bool) {
 fn summarise(total: &Sweep, took: Duration, threads: usize) {
     let seeds = total.kept + total.failures.len() as u64;
     print_line(&format!(
-        "{} of {seeds} seeds kept every invariant, {} requests, {:.2} seeds per second on \
-         {threads} threads",
+        "{total}{} of {seeds} seeds kept every invariant, {:.2} seeds per second on {threads} \
+         threads",
         total.kept,
-        total.requests,
         seeds as f64 / took.as_secs_f64()
     ));
-    for (kind, faults) in &total.faults {
-        print_line(&format!("  {kind:18}{faults:8}"));
-    }
 }

@@ -120,3 +120,86 @@ impl<S> Drop for Accounted<S> {
         self.end(End::Cancelled);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::router::{FedSetup, RouterFeed, WorkerRouter};
+    use dynamo_kv_router::config::RouterOptions;
+    use dynamo_protocols::engine::{EngineRequest, FinishReason, RequestContext};
+    use dynamo_runtime::component::{Chooser, Policy};
+    use dynamo_runtime::{Environment, Tasks};
+    use futures_util::{StreamExt, stream};
+    use std::num::NonZeroU32;
+
+    fn router() -> (WorkerRouter, RouterFeed) {
+        let (router, mut feed) = WorkerRouter::fed(FedSetup {
+            environment: Environment::system(),
+            tasks: Tasks::root(),
+            block_size: NonZeroU32::new(4).unwrap(),
+            options: RouterOptions::default(),
+        });
+        feed.set_members(&[1, 2]);
+        (router, feed)
+    }
+
+    /// Bookings, and how many requests each worker is booked with.
+    fn booked(router: &WorkerRouter) -> (usize, Vec<u32>) {
+        router.with_router(|router| {
+            let workers = router.fleet().workers().iter();
+            let requests = workers.map(|it| router.book().load(it.slot).requests);
+            (router.book().len(), requests.collect())
+        })
+    }
+
+    /// A call that the first worker refuses by its first item: the answer is there already when
+    /// the second one is asked.
+    async fn refused_late(router: &WorkerRouter) -> (RoutedCall, Arc<dyn Chooser>) {
+        let request = Arc::new(EngineRequest {
+            prompt_ids: (0..16).collect(),
+            ..EngineRequest::default()
+        });
+        let context = RequestContext::default();
+        let call = router.route(&request, &context).await.unwrap();
+        let Policy::By(chooser) = call.policy(&request) else {
+            panic!("a routed call chooses by itself")
+        };
+        (call, chooser)
+    }
+
+    #[tokio::test]
+    async fn a_call_that_goes_elsewhere_before_its_first_item_is_booked_there_until_its_end() {
+        let (router, _feed) = router();
+        let (call, chooser) = refused_late(&router).await;
+        let first = chooser.choose(&[]).unwrap().instance;
+        let outputs = [Some(FinishReason::Length), None].map(|finish_reason| {
+            Ok(EngineOutput {
+                token_ids: vec![7],
+                finish_reason,
+                ..EngineOutput::default()
+            })
+        });
+        let outputs = outputs.into_iter().rev();
+        let mut answer = call.account(stream::iter(outputs));
+        let second = chooser.choose(&[first]).unwrap().instance;
+        assert_ne!(first, second);
+        let expected = [1, 2].map(|worker| u32::from(worker == second.get()));
+        assert_eq!(booked(&router), (1, expected.to_vec()));
+        answer.next().await.unwrap().unwrap();
+        assert_eq!(booked(&router), (1, expected.to_vec()));
+        answer.next().await.unwrap().unwrap();
+        assert_eq!(booked(&router), (0, vec![0, 0]));
+    }
+
+    #[tokio::test]
+    async fn dropping_an_answer_that_went_elsewhere_ends_its_booking() {
+        let (router, _feed) = router();
+        let (call, chooser) = refused_late(&router).await;
+        let first = chooser.choose(&[]).unwrap().instance;
+        let answer = call.account(stream::pending::<Result<EngineOutput, RequestError>>());
+        chooser.choose(&[first]).unwrap();
+        assert_eq!(booked(&router).0, 1);
+        drop(answer);
+        assert_eq!(booked(&router), (0, vec![0, 0]));
+    }
+}

@@ -6,8 +6,11 @@
 //! on as if it were whole.
 
 use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use std::fmt;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -18,6 +21,17 @@ pub struct Tasks {
     trackers: Vec<TaskTracker>,
     cancel: CancellationToken,
     root: CancellationToken,
+    within: Option<Within>,
+}
+
+/// What every task of a tree runs within; see [`Tasks::root_within`].
+#[derive(Clone)]
+struct Within(Arc<dyn Fn(BoxFuture<'static, ()>) -> BoxFuture<'static, ()> + Send + Sync>);
+
+impl fmt::Debug for Within {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Within")
+    }
 }
 
 impl Tasks {
@@ -28,6 +42,18 @@ impl Tasks {
             trackers: vec![TaskTracker::new()],
             cancel: root.clone(),
             root,
+            within: None,
+        }
+    }
+
+    /// The root of a process whose tasks all run within what `wrap` makes of them. A simulator
+    /// stops a whole process so, in the middle of whatever it does.
+    pub fn root_within(
+        wrap: impl Fn(BoxFuture<'static, ()>) -> BoxFuture<'static, ()> + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            within: Some(Within(Arc::new(wrap))),
+            ..Self::root()
         }
     }
 
@@ -40,6 +66,7 @@ impl Tasks {
             trackers,
             cancel: self.cancel.child_token(),
             root: self.root.clone(),
+            within: self.within.clone(),
         }
     }
 
@@ -55,17 +82,21 @@ impl Tasks {
     {
         let tokens: Vec<_> = self.trackers.iter().map(TaskTracker::token).collect();
         let root = self.root.clone();
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "this is where tasks get their owner"
-        )]
-        let handle = tokio::spawn(async move {
+        let owned = async move {
             let _counted = tokens;
             if AssertUnwindSafe(task).catch_unwind().await.is_err() {
                 tracing::error!(task = name, "task panicked, stopping the process");
                 root.cancel();
             }
-        });
+        };
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "this is where tasks get their owner"
+        )]
+        let handle = match &self.within {
+            None => tokio::spawn(owned),
+            Some(within) => tokio::spawn((within.0)(Box::pin(owned))),
+        };
         drop(handle);
     }
 
@@ -103,8 +134,7 @@ impl Tasks {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
     #[tokio::test]
     async fn stop_waits_for_the_whole_subtree() {
@@ -138,6 +168,20 @@ mod tests {
         root.child().spawn("broken", async { panic!("on purpose") });
         root.cancellation().cancelled().await;
         root.wait().await;
+    }
+
+    #[tokio::test]
+    async fn every_task_of_a_tree_runs_within_what_its_root_says() {
+        let begun = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&begun);
+        let root = Tasks::root_within(move |task| {
+            counter.fetch_add(1, Ordering::SeqCst);
+            task
+        });
+        root.spawn_until_cancelled("one", std::future::pending());
+        root.child().child().spawn("two", async {});
+        root.stop().await;
+        assert_eq!(begun.load(Ordering::SeqCst), 2);
     }
 
     #[tokio::test]

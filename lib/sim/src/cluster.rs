@@ -7,6 +7,7 @@
 //! Invariants that each run checks
 //! - Every answer has the tokens of the undisturbed draw, each position once and in order.
 //! - Every request ends within its bound; with an error only where none was promised.
+//! - Nothing works for long on what has ended, and no two workers on the same answer.
 //! - Once quiet: nothing runs for nobody, nothing is booked, every frontend knows the workers
 //!   that live and no others, and its index is what their caches hold.
 //! - No engine is over its bounds, and everything can stop.
@@ -20,11 +21,15 @@ mod discovery;
 mod driver;
 pub mod fault;
 mod frontend;
+mod gate;
 mod judge;
 pub mod leases;
+mod owned;
 pub mod plan;
 mod process;
+mod radio;
 pub mod sweep;
+mod tamper;
 mod worker;
 mod world;
 
@@ -32,7 +37,7 @@ pub use fault::Host;
 pub use plan::ClusterPlan;
 
 use dynamo_protocols::ErrorCode;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
@@ -88,6 +93,20 @@ pub enum Violation {
     /// A worker works although no request is left.
     #[error("{host} works on {sequences} sequences for nobody, or keeps their blocks")]
     WorksForNobody { host: Host, sequences: u32 },
+    /// A worker works on a request that ended some time ago.
+    #[error("{host} still works on {id}, which ended at {ended:?}")]
+    Orphan {
+        host: Host,
+        id: String,
+        ended: Duration,
+    },
+    /// More workers than one work on the same answer.
+    #[error("the workers work on {running} answers of {id}, which has {choices}")]
+    TwiceAtWork {
+        id: String,
+        running: usize,
+        choices: usize,
+    },
     /// A router's book is not empty although no request is left.
     #[error("{host} has {booked} bookings and {waiting} requests that wait although none is left")]
     Booked {
@@ -146,8 +165,22 @@ pub enum Broken {
     DoubleToken,
     /// Workers begin a moved answer again.
     StartAgain,
+    /// Workers do not hear of the last token that a moved answer has given.
+    ForgetLastToken,
     /// Workers end answers early.
     EndEarly,
+    /// Workers give some tokens and then nothing more.
+    Stall,
+    /// A frame with a token is lost, and the positions after it are put right.
+    LoseFrame,
+    /// A frame with a token comes twice, and the positions after it are put right.
+    DoubleFrame,
+    /// Frontends' cancellations do not arrive.
+    LoseCancel,
+    /// Workers that are asked to end say of what they have that it is complete.
+    CutDrain,
+    /// Workers that are asked to end go on.
+    IgnoreDrain,
     /// A worker draws other tokens than the others.
     OtherDraws,
     /// Workers keep the sequences of clients who left.
@@ -156,6 +189,12 @@ pub enum Broken {
     ForgetBooking,
     /// Frontends keep the blocks of dead workers.
     KeepDeadBlocks,
+    /// Workers do not tell what their caches let go of.
+    MissRemoval,
+    /// Engines take more than they can hold.
+    OverCommit,
+    /// Who was gone once, such as a worker that was frozen, is not taken again.
+    MissThawed,
     /// Processes do not announce themselves again after their lease ran out.
     LoseLease,
     /// What is frozen never thaws.
@@ -170,11 +209,21 @@ impl Broken {
         Self::DropToken,
         Self::DoubleToken,
         Self::StartAgain,
+        Self::ForgetLastToken,
         Self::EndEarly,
+        Self::Stall,
+        Self::LoseFrame,
+        Self::DoubleFrame,
+        Self::LoseCancel,
+        Self::CutDrain,
+        Self::IgnoreDrain,
         Self::OtherDraws,
         Self::KeepSequence,
         Self::ForgetBooking,
         Self::KeepDeadBlocks,
+        Self::MissRemoval,
+        Self::OverCommit,
+        Self::MissThawed,
         Self::LoseLease,
         Self::NeverThaw,
         Self::NeverStop,
@@ -194,6 +243,8 @@ pub struct Report {
     pub endings: Vec<Ending>,
     /// The kinds of its faults.
     pub faults: Vec<&'static str>,
+    /// What happened, and how often.
+    pub happened: BTreeMap<&'static str, u64>,
     /// What was planned.
     pub plan: String,
     /// What happened, but for what went as it should.
@@ -217,6 +268,9 @@ impl fmt::Display for Report {
         self.story
             .iter()
             .try_for_each(|line| writeln!(f, "{line}"))?;
+        for (what, times) in &self.happened {
+            writeln!(f, "{times:8} {what}")?;
+        }
         let complete = self.endings.iter().filter(|it| **it == Ending::Complete);
         write!(
             f,

@@ -5,6 +5,7 @@
 //! [`Trace`]: two runs with the same trace had the same bytes on the wire at the same times.
 
 use crate::Trace;
+use crate::traffic::Traffic;
 use dynamo_runtime::Environment;
 use dynamo_runtime::environment::{
     ComputeError, ComputePool, Connection, Job, Listener, Network, RandomSource, WallClock,
@@ -24,34 +25,42 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use turmoil::net::{TcpListener, TcpStream};
 use xxhash_rust::xxh3::xxh3_64;
 
-/// The environment of the host of this name.
-pub fn of_host(name: &str, seed: u64, trace: &Trace) -> Environment {
-    of_process(
-        name,
-        seed,
-        trace,
-        &ClockSkew::default(),
-        &Sockets::default(),
-    )
+/// What happens to a process from outside.
+#[derive(Debug, Clone, Default)]
+pub struct Outside {
+    /// How wrong its time of day is.
+    pub skew: ClockSkew,
+    /// Its connections.
+    pub sockets: Sockets,
+    /// What is on its way.
+    pub traffic: Arc<Traffic>,
+    /// Who changes what it writes, if somebody does.
+    pub tamper: Option<Arc<dyn Tamper>>,
 }
 
-/// The same for a process that can be killed, with a time of day that is wrong by `skew`.
-pub fn of_process(
-    name: &str,
-    seed: u64,
-    trace: &Trace,
-    skew: &ClockSkew,
-    sockets: &Sockets,
-) -> Environment {
+/// Changes what a process writes.
+pub trait Tamper: Send + Sync + std::fmt::Debug {
+    /// What is sent in place of these bytes, which a connection is to write at once.
+    fn rewrite(&self, connection: u64, bytes: &[u8]) -> Option<Vec<u8>>;
+}
+
+/// The environment of the host of this name.
+pub fn of_host(name: &str, seed: u64, trace: &Trace) -> Environment {
+    of_process(name, seed, trace, &Outside::default())
+}
+
+/// The same for a process to which something may happen.
+pub fn of_process(name: &str, seed: u64, trace: &Trace, outside: &Outside) -> Environment {
     let host = Arc::new(Host {
-        sockets: sockets.clone(),
+        outside: outside.clone(),
         name: name.into(),
         trace: trace.clone(),
         connections: AtomicU64::new(0),
     });
+    let skew = outside.skew.clone();
     Environment {
         network: Arc::new(SimulatedNetwork { host }),
-        clock: Arc::new(VirtualClock { skew: skew.clone() }),
+        clock: Arc::new(VirtualClock { skew }),
         // Hosts of one run must not draw the same numbers.
         random: Arc::new(SeededRandom::new(seed ^ xxh3_64(name.as_bytes()))),
         compute: Arc::new(OnTheSpot),
@@ -71,7 +80,7 @@ struct Host {
     name: Arc<str>,
     trace: Trace,
     connections: AtomicU64,
-    sockets: Sockets,
+    outside: Outside,
 }
 
 /// The connections of a process, to be cut off in their order when it is killed. Left to itself
@@ -101,6 +110,8 @@ struct SimulatedListener {
 struct Traced {
     host: Arc<Host>,
     number: u64,
+    /// Both ends, the own one first.
+    ends: Option<(SocketAddr, SocketAddr)>,
 }
 
 /// How wrong a host's time of day is, in seconds. Clones are the same clock's.
@@ -202,12 +213,13 @@ impl Host {
     fn connection(self: &Arc<Self>, stream: TcpStream) -> (Box<dyn Connection>, u64) {
         let number = self.connections.fetch_add(1, Ordering::Relaxed) + 1;
         let host = Arc::clone(self);
-        let mut open = self.sockets.0.lock();
+        let ends = stream.local_addr().ok().zip(stream.peer_addr().ok());
+        let mut open = self.outside.sockets.0.lock();
         if !open.is_cut_off {
             open.streams.insert(number, stream);
         }
         drop(open);
-        let traced = Traced { host, number };
+        let traced = Traced { host, number, ends };
         (Box::new(traced), number)
     }
 }
@@ -271,9 +283,15 @@ impl AsyncRead for Traced {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        let sockets = &self.host.sockets;
+        let Outside {
+            sockets, traffic, ..
+        } = &self.host.outside;
         ready!(sockets.with(self.number, |stream| stream.poll_read(context, buffer)))?;
-        self.record("reads", &buffer.filled()[before..]);
+        let read = &buffer.filled()[before..];
+        self.record("reads", read);
+        if let Some((own, peer)) = self.ends {
+            traffic.read(peer, own, read.len());
+        }
         Poll::Ready(Ok(()))
     }
 }
@@ -284,19 +302,37 @@ impl AsyncWrite for Traced {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let sockets = &self.host.sockets;
-        let written = ready!(sockets.with(self.number, |it| it.poll_write(context, bytes)))?;
-        self.record("writes", &bytes[..written]);
-        Poll::Ready(Ok(written))
+        let Outside {
+            sockets,
+            traffic,
+            tamper,
+            ..
+        } = &self.host.outside;
+        let tamper = tamper.as_ref();
+        let rewritten = tamper.and_then(|it| it.rewrite(self.number, bytes));
+        let sent = rewritten.as_deref().unwrap_or(bytes);
+        if sent.is_empty() {
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        // A simulated socket has room for more than a run sends: it takes everything at once.
+        let written = ready!(sockets.with(self.number, |it| it.poll_write(context, sent)))?;
+        self.record("writes", &sent[..written]);
+        if let Some((own, peer)) = self.ends {
+            traffic.wrote(own, peer, written);
+        }
+        Poll::Ready(Ok(match rewritten {
+            None => written,
+            Some(_) => bytes.len(),
+        }))
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let sockets = &self.host.sockets;
+        let sockets = &self.host.outside.sockets;
         sockets.with(self.number, |stream| stream.poll_flush(context))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let sockets = &self.host.sockets;
+        let sockets = &self.host.outside.sockets;
         ready!(sockets.with(self.number, |stream| stream.poll_shutdown(context)))?;
         self.record("shuts down after", &[]);
         Poll::Ready(Ok(()))
@@ -305,7 +341,13 @@ impl AsyncWrite for Traced {
 
 impl Drop for Traced {
     fn drop(&mut self) {
-        let stream = self.host.sockets.0.lock().streams.remove(&self.number);
+        let Outside {
+            sockets, traffic, ..
+        } = &self.host.outside;
+        if let Some((own, peer)) = self.ends {
+            traffic.closed(peer, own);
+        }
+        let stream = sockets.0.lock().streams.remove(&self.number);
         if stream.is_some() {
             self.record("is dropped after", &[]);
         }

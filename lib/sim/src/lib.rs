@@ -14,6 +14,7 @@
 //!
 //! - [`environment`]: the seam, filled with simulated parts
 //! - [`trace`]: what happened, in order
+//! - [`traffic`]: what is on its way, and what overtakes it
 //! - [`plan`]: what a seed means, pure
 //! - [`echo`]: the two hosts' software
 //! - [`scenario`]: runs a plan and judges it
@@ -27,6 +28,7 @@ pub mod environment;
 pub mod plan;
 pub mod scenario;
 pub mod trace;
+pub mod traffic;
 
 pub use plan::Plan;
 pub use scenario::{Failure, Report, Violation, run};

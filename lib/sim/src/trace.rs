@@ -4,7 +4,7 @@
 
 use parking_lot::Mutex;
 use std::collections::VecDeque;
-use std::fmt;
+use std::fmt::{self, Write};
 use std::sync::Arc;
 use std::time::Duration;
 use xxhash_rust::xxh3::Xxh3;
@@ -14,22 +14,55 @@ use xxhash_rust::xxh3::Xxh3;
 const KEPT_EVENTS: usize = 400;
 
 /// The events of one run. Cheap to clone; clones are the same trace.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Trace {
     state: Arc<Mutex<State>>,
 }
 
-#[derive(Default)]
 struct State {
     hasher: Xxh3,
     events: u64,
+    /// How many events are kept as text.
+    kept: usize,
     last: VecDeque<String>,
+}
+
+impl Default for Trace {
+    fn default() -> Self {
+        Self::keeping(KEPT_EVENTS)
+    }
+}
+
+/// Text that is hashed as it is written.
+struct Hashing<'a>(&'a mut Xxh3);
+
+impl Write for Hashing<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.0.update(text.as_bytes());
+        Ok(())
+    }
 }
 
 impl Trace {
     /// A trace without events.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// A trace that keeps no text, where something else tells the story.
+    pub fn hash_only() -> Self {
+        Self::keeping(0)
+    }
+
+    fn keeping(kept: usize) -> Self {
+        Self {
+            state: Arc::new(Mutex::new(State {
+                hasher: Xxh3::new(),
+                events: 0,
+                kept,
+                last: VecDeque::new(),
+            })),
+        }
     }
 
     /// Records an event of the host that runs now, at its virtual time. What happens outside the
@@ -42,11 +75,18 @@ impl Trace {
 
     /// Records an event at this virtual time.
     pub fn record_at(&self, at: Duration, host: &str, event: fmt::Arguments<'_>) {
-        let line = format!("{:>12.6} {host}: {event}\n", at.as_secs_f64());
-        let mut state = self.state.lock();
-        state.hasher.update(line.as_bytes());
+        let state = &mut *self.state.lock();
         state.events += 1;
-        if state.last.len() == KEPT_EVENTS {
+        if state.kept == 0 {
+            state.hasher.update(&at.as_nanos().to_le_bytes());
+            state.hasher.update(host.as_bytes());
+            // Hashing cannot fail, and the events' parts know how to be written.
+            Hashing(&mut state.hasher).write_fmt(event).ok();
+            return;
+        }
+        let line = format!("{:>12.6} {host}: {event}\n", at.as_secs_f64());
+        state.hasher.update(line.as_bytes());
+        if state.last.len() == state.kept {
             state.last.pop_front();
         }
         state.last.push_back(line);
@@ -115,6 +155,21 @@ mod tests {
         assert_eq!(long.tail(), other.tail());
         assert_ne!(long.hash(), other.hash());
         assert_eq!(other.events(), KEPT_EVENTS as u64 + 1);
+    }
+
+    #[test]
+    fn without_text_everything_counts_in_the_hash_as_well() {
+        let hash = |at: u64, host, event: &str| {
+            let trace = Trace::hash_only();
+            trace.record_at(Duration::from_micros(at), host, format_args!("{event}"));
+            assert!(trace.tail().is_empty() && trace.events() == 1);
+            trace.hash()
+        };
+        let base = hash(1, "a", "x");
+        assert_eq!(base, hash(1, "a", "x"));
+        for other in [hash(2, "a", "x"), hash(1, "b", "x"), hash(1, "a", "y")] {
+            assert_ne!(base, other);
+        }
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! Engines that are broken on purpose, to see that the judges notice.
 
 use super::Broken;
-use dynamo_mocker::MockEngine;
 use dynamo_protocols::RequestError;
 use dynamo_protocols::engine::{
     Engine, EngineOutput, EngineRequest, EngineStream, FinishReason, KvEventStream, RequestContext,
 };
+use dynamo_protocols::kv::KvEvent;
 use dynamo_protocols::load::LoadReport;
 use futures_util::future::BoxFuture;
 use futures_util::{StreamExt, stream};
@@ -13,6 +13,7 @@ use std::mem::ManuallyDrop;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use tokio_util::sync::CancellationToken;
 
 /// The output of an answer that something happens to.
 const BENT_OUTPUT: usize = 4;
@@ -20,8 +21,10 @@ const BENT_OUTPUT: usize = 4;
 /// An engine that does one thing wrong.
 #[derive(Debug)]
 pub(super) struct Bent {
-    engine: Arc<MockEngine>,
+    engine: Arc<dyn Engine>,
     broken: Broken,
+    /// SIGTERM.
+    terminate: CancellationToken,
 }
 
 /// A stream that is not let go.
@@ -29,13 +32,25 @@ struct Kept(ManuallyDrop<EngineStream>);
 
 impl Bent {
     /// The engine itself, unless it is to be broken.
-    pub(super) fn around(engine: Arc<MockEngine>, broken: Broken) -> Arc<dyn Engine> {
+    pub(super) fn around(
+        engine: Arc<dyn Engine>,
+        broken: Broken,
+        terminate: &CancellationToken,
+    ) -> Arc<dyn Engine> {
         match broken {
             Broken::DropToken
             | Broken::DoubleToken
             | Broken::StartAgain
+            | Broken::ForgetLastToken
             | Broken::EndEarly
-            | Broken::KeepSequence => Arc::new(Self { engine, broken }),
+            | Broken::Stall
+            | Broken::CutDrain
+            | Broken::MissRemoval
+            | Broken::KeepSequence => Arc::new(Self {
+                engine,
+                broken,
+                terminate: terminate.clone(),
+            }),
             _ => engine,
         }
     }
@@ -70,6 +85,18 @@ impl Bent {
                 });
                 cut.boxed()
             }
+            Broken::Stall => outputs.take(BENT_OUTPUT).chain(stream::pending()).boxed(),
+            Broken::CutDrain => {
+                let terminate = self.terminate.clone();
+                let cut = outputs.map(move |output| {
+                    let mut output = output?;
+                    if terminate.is_cancelled() {
+                        output.finish_reason = Some(FinishReason::EndOfSequence);
+                    }
+                    Ok(output)
+                });
+                cut.boxed()
+            }
             Broken::KeepSequence => Box::pin(Kept(ManuallyDrop::new(outputs))),
             _ => outputs,
         }
@@ -91,8 +118,10 @@ impl Engine for Bent {
         context: RequestContext,
     ) -> BoxFuture<'_, Result<EngineStream, RequestError>> {
         Box::pin(async move {
-            if self.broken == Broken::StartAgain {
-                request.generated_ids.clear();
+            match self.broken {
+                Broken::StartAgain => request.generated_ids.clear(),
+                Broken::ForgetLastToken => drop(request.generated_ids.pop()),
+                _ => {}
             }
             Ok(self.bend(self.engine.generate(request, context).await?))
         })
@@ -115,7 +144,19 @@ impl Engine for Bent {
     }
 
     fn rank_kv_events(&self, rank: u32) -> Option<KvEventStream> {
-        self.engine.rank_kv_events(rank)
+        let events = self.engine.rank_kv_events(rank)?;
+        if self.broken != Broken::MissRemoval {
+            return Some(events);
+        }
+        let bent = events.map(|mut batch| {
+            for event in &mut batch.events {
+                if let KvEvent::Removed { blocks } = event {
+                    *blocks = Default::default();
+                }
+            }
+            batch
+        });
+        Some(bent.boxed())
     }
 
     fn drain(&self) -> BoxFuture<'_, ()> {

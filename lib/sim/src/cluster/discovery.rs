@@ -4,15 +4,18 @@
 //! renews its lease with it. One that cannot reach it keeps its view, marked stale; one whose
 //! lease has run out meanwhile announces itself again.
 //!
-//! A process that is killed says nothing: its lease runs out.
+//! A process that is killed says nothing: its lease runs out. Now and then what a process hears is
+//! said to it twice.
 
 use super::world::World;
 use super::{Broken, Host};
 use dynamo_runtime::Tasks;
 use dynamo_runtime::discovery::feed::Feed;
+use dynamo_runtime::discovery::view::Processes;
 use dynamo_runtime::discovery::{
     Discovery, DiscoveryError, DiscoveryEvent, DiscoveryWatch, ProcessId, ProcessRecord,
 };
+use dynamo_runtime::environment::RandomSource;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use std::fmt;
@@ -22,6 +25,9 @@ use tokio::time::{Instant, sleep};
 
 /// How often a process asks the backend.
 const ASK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Of so many times that a process asks it hears everything twice.
+const TWICE_IN: u64 = 16;
 
 /// See the module's description.
 pub(super) struct SimulatedDiscovery {
@@ -37,11 +43,20 @@ struct Shared {
     wanted: Mutex<Option<Arc<ProcessRecord>>>,
     /// How late others learn of it.
     delay: Duration,
+    random: Arc<dyn RandomSource>,
+    /// Who was there when it asked last.
+    known: Mutex<Processes>,
 }
 
 impl SimulatedDiscovery {
     /// A new process on this host, whose announcement is seen `delay` later.
-    pub(super) fn join(host: Host, world: &Arc<World>, delay: Duration, tasks: &Tasks) -> Self {
+    pub(super) fn join(
+        host: Host,
+        world: &Arc<World>,
+        delay: Duration,
+        random: Arc<dyn RandomSource>,
+        tasks: &Tasks,
+    ) -> Self {
         let shared = Arc::new(Shared {
             host,
             id: world.leases.lock().join(),
@@ -49,6 +64,8 @@ impl SimulatedDiscovery {
             feed: Feed::new(),
             wanted: Mutex::default(),
             delay,
+            random,
+            known: Mutex::default(),
         });
         let asking = Arc::clone(&shared);
         tasks.spawn_until_cancelled("simulated discovery", async move {
@@ -80,13 +97,34 @@ impl Shared {
             && self.world.broken != Broken::LoseLease
         {
             leases.put(self.id, Arc::clone(record), Duration::ZERO, now);
+            self.world.count("processes announced again", 1);
         }
-        let processes = leases.view(now);
+        let mut processes = leases.view(now);
+        if self.world.broken == Broken::MissThawed {
+            processes.retain(|id, _| *id == self.id || !leases.ran_out_once(*id));
+        }
         drop(leases);
+        let known = std::mem::replace(&mut *self.known.lock(), processes.clone());
+        if self.random.next_u64().is_multiple_of(TWICE_IN) {
+            self.say_twice(&known, &processes);
+        }
         self.feed.publish(DiscoveryEvent::Snapshot {
             processes,
             stale: None,
         });
+    }
+
+    /// Says one by one who is there and who is gone, each twice.
+    fn say_twice(&self, known: &Processes, processes: &Processes) {
+        let gone = known.keys().filter(|id| !processes.contains_key(id));
+        let gone = gone.map(|id| DiscoveryEvent::Removed(*id));
+        let there = processes.iter();
+        let there = there.map(|(id, record)| DiscoveryEvent::Added(*id, Arc::clone(record)));
+        for event in gone.chain(there) {
+            self.feed.publish(event.clone());
+            self.feed.publish(event);
+            self.world.count("discovery events twice", 1);
+        }
     }
 
     fn tell(&self, record: Option<ProcessRecord>) -> Result<ProcessId, DiscoveryError> {

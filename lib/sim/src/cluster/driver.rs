@@ -2,6 +2,7 @@
 
 use super::fault::{Fault, FaultKind, Host, Link, link};
 use super::plan::{ClusterPlan, TRAFFIC_ENDS};
+use super::tamper::FrameFault;
 use super::world::World;
 use super::{Broken, Ending, Failure, MODEL, Report, Violation, frontend, judge, worker};
 use dynamo_kv_router::Slot;
@@ -11,9 +12,6 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio_util::sync::CancellationToken;
 use turmoil::Sim;
-
-/// The simulator's step, and the finest time that messages take.
-const STEP: Duration = Duration::from_millis(5);
 
 /// Time between two looks at everything.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
@@ -77,6 +75,7 @@ pub(super) fn run(seed: u64, broken: Broken) -> Result<Report, Box<Failure>> {
             .filter_map(|state| state.ended.map(|(_, ending)| ending))
             .collect(),
         faults: world.plan.faults.iter().map(|it| it.kind.name()).collect(),
+        happened: world.happened(),
         story: world.story(),
         plan: world.plan.to_string(),
         elapsed,
@@ -94,8 +93,8 @@ impl Driver<'_> {
             .rng_seed(plan.seed)
             .epoch(SystemTime::UNIX_EPOCH + Duration::from_secs(START_OF_TIME))
             .simulation_duration(LONGEST_RUN)
-            .tick_duration(STEP)
-            .min_message_latency(STEP)
+            .tick_duration(plan.step)
+            .min_message_latency(plan.step)
             .max_message_latency(plan.max_latency)
             .tcp_capacity(SOCKET_SEGMENTS)
             .enable_random_order()
@@ -103,15 +102,16 @@ impl Driver<'_> {
         let hosts = plan.hosts();
         for host in &hosts {
             let world = Arc::clone(world);
+            let gate = world.orders(*host).gate;
             match *host {
                 Host::Worker(number) => {
                     sim.host(host.to_string(), move || {
-                        worker::run(number, Arc::clone(&world))
+                        gate.hold(Box::pin(worker::run(number, Arc::clone(&world))))
                     });
                 }
                 Host::Frontend(number) => {
                     sim.host(host.to_string(), move || {
-                        frontend::run(number, Arc::clone(&world))
+                        gate.hold(Box::pin(frontend::run(number, Arc::clone(&world))))
                     });
                 }
             }
@@ -127,7 +127,7 @@ impl Driver<'_> {
     }
 
     fn drive(&mut self) -> Result<(), Box<dyn std::error::Error>> {
-        let mut quiet_at = None;
+        let (mut quiet_at, mut doubled) = (None, BTreeMap::new());
         let mut next_look = Duration::ZERO;
         while self.sim.elapsed() < LONGEST_RUN - STOP_BOUND {
             let now = self.sim.elapsed();
@@ -135,6 +135,7 @@ impl Driver<'_> {
             self.expire_leases(now);
             if now >= next_look {
                 judge::look(&self.world, now);
+                judge::owners(&self.world, now, &mut doubled);
                 next_look = now + LOOK_INTERVAL;
                 let is_over = now > TRAFFIC_ENDS && self.all_ended();
                 quiet_at = quiet_at.or(is_over.then_some(now + QUIET));
@@ -158,6 +159,9 @@ impl Driver<'_> {
 
     /// Asks all hosts to end, and sees that they do.
     fn stop(&mut self, now: Duration) -> Result<(), Box<dyn std::error::Error>> {
+        for number in 0..self.world.frontends.len() {
+            frontend::count_moves(&self.world, number);
+        }
         for seat in &self.world.workers {
             seat.lock().orders.stop.cancel();
         }
@@ -190,7 +194,12 @@ impl Driver<'_> {
             return;
         }
         drop(on);
-        for id in self.world.leases.lock().expire(now) {
+        let gone = self.world.leases.lock().expire(now);
+        if now < TRAFFIC_ENDS {
+            self.world
+                .count("leases run out under load", gone.len() as u64);
+        }
+        for id in gone {
             let what = format_args!("the lease of {} runs out", id.get());
             self.world.tell(now, "discovery", what);
         }
@@ -227,6 +236,15 @@ impl Driver<'_> {
             FaultKind::LateAnnouncement(worker, _) => self.crash(Host::Worker(worker), now),
             FaultKind::Drain(worker) => world.workers[worker].lock().orders.terminate.cancel(),
             FaultKind::ClockJump(host, by) => world.orders(host).skew.jump(by),
+            FaultKind::Freeze(host) => world.orders(host).gate.shut(),
+            FaultKind::FrameLost(worker) => {
+                let orders = world.orders(Host::Worker(worker));
+                orders.frames.add(FrameFault::Lost);
+            }
+            FaultKind::FrameDoubled(worker) => {
+                let orders = world.orders(Host::Worker(worker));
+                orders.frames.add(FrameFault::Doubled);
+            }
             _ => {}
         }
     }
@@ -240,8 +258,19 @@ impl Driver<'_> {
                 on.remove(at);
             }
         }
-        if fault.kind == FaultKind::Outage {
-            world.leases.lock().extend_all(now);
+        match fault.kind {
+            FaultKind::Outage => world.leases.lock().extend_all(now),
+            FaultKind::Freeze(host) => {
+                let held_back = world.orders(host).gate.open();
+                world.count("tasks held back by freezes", held_back as u64);
+            }
+            FaultKind::Drain(worker) => {
+                let host = Host::Worker(worker);
+                if self.sim.is_host_running(host.to_string()) {
+                    world.violated(now, Violation::NotDrained { host });
+                }
+            }
+            _ => {}
         }
         let Some(host) = fault.kind.restarts() else {
             return;
@@ -274,13 +303,8 @@ impl Driver<'_> {
             }
             Host::Frontend(number) => {
                 world.frontends[number].lock().registry = None;
-                let requests = world.plan.requests.iter().enumerate();
-                for (index, request) in requests {
-                    let begun = world.requests.lock()[index].begun.is_some();
-                    if request.frontend == number && begun {
-                        world.ended(index, now, Ending::ConnectionLost);
-                    }
-                }
+                frontend::count_moves(world, number);
+                self.lose_clients(number, now);
             }
         }
         // Its connections end first, in an order that repeats.
@@ -290,6 +314,21 @@ impl Driver<'_> {
                 .violated(now, Violation::Simulation(error.to_string()));
         }
         self.sim.crash(host.to_string());
+        if let Host::Frontend(number) = host {
+            // Those that came in that step.
+            self.lose_clients(number, now);
+        }
+    }
+
+    /// Ends the requests that a frontend has taken.
+    fn lose_clients(&self, frontend: usize, now: Duration) {
+        let world = &self.world;
+        for (index, request) in world.plan.requests.iter().enumerate() {
+            let begun = world.requests.lock()[index].begun.is_some();
+            if request.frontend == frontend && begun {
+                world.ended(index, now, Ending::ConnectionLost);
+            }
+        }
     }
 
     /// Brings every link to the state that the faults that are on ask for.
@@ -310,7 +349,7 @@ impl Driver<'_> {
                     set_link(sim, names, known.0, wanted);
                 }
                 if known.1 != latency {
-                    sim.set_link_latency(names.0, names.1, latency.unwrap_or(STEP));
+                    sim.set_link_latency(names.0, names.1, latency.unwrap_or(plan.step));
                     if latency.is_none() {
                         sim.set_link_max_message_latency(names.0, names.1, plan.max_latency);
                     }

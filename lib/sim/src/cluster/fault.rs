@@ -19,9 +19,11 @@ pub enum FaultKind {
     Crash(Host),
     /// The same with a worker; what it announces when it is back is seen this much later.
     LateAnnouncement(usize, Duration),
-    /// Nothing comes from the host or reaches it until the end, and then all of it at once. Its
-    /// timers run on, unlike those of a process that is stopped: the simulator cannot stop them.
+    /// SIGSTOP, and SIGCONT at the end: nothing of the process runs meanwhile, and what is sent to
+    /// it waits in its sockets.
     Freeze(Host),
+    /// Nothing comes from the host or reaches it until the end, and then all of it at once.
+    Stall(Host),
     /// Messages from and to the host take this long.
     Slow(Host, Duration),
     /// Messages between the two are lost.
@@ -42,6 +44,10 @@ pub enum FaultKind {
     Outage,
     /// The host's time of day jumps by so many seconds.
     ClockJump(Host, i64),
+    /// One frame that the worker writes is lost, which the positions tell.
+    FrameLost(usize),
+    /// One frame that the worker writes comes twice, which the positions tell.
+    FrameDoubled(usize),
 }
 
 /// A fault at its time.
@@ -91,16 +97,20 @@ impl fmt::Display for FaultKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = self.name();
         match self {
-            Self::Crash(host) | Self::Freeze(host) | Self::Isolate(host) | Self::HalfOpen(host) => {
-                write!(f, "{name} {host}")
-            }
+            Self::Crash(host)
+            | Self::Freeze(host)
+            | Self::Stall(host)
+            | Self::Isolate(host)
+            | Self::HalfOpen(host) => write!(f, "{name} {host}"),
             Self::LateAnnouncement(worker, by) => write!(f, "{name} worker-{worker} by {by:?}"),
             Self::Slow(host, latency) => write!(f, "{name} {host} by {latency:?}"),
             Self::Cut(a, b) => write!(f, "{name} {a} {b}"),
             Self::OneWay(from, to) => write!(f, "{name} {from} to {to}"),
-            Self::Drain(worker) | Self::ScaleUp(worker) | Self::LeaseLost(worker) => {
-                write!(f, "{name} worker-{worker}")
-            }
+            Self::Drain(worker)
+            | Self::ScaleUp(worker)
+            | Self::LeaseLost(worker)
+            | Self::FrameLost(worker)
+            | Self::FrameDoubled(worker) => write!(f, "{name} worker-{worker}"),
             Self::Outage => f.write_str(name),
             Self::ClockJump(host, by) => write!(f, "{name} {host} by {by}s"),
         }
@@ -114,7 +124,9 @@ impl FaultKind {
             Self::Crash(Host::Worker(_)) => "crash-worker",
             Self::Crash(Host::Frontend(_)) => "crash-frontend",
             Self::LateAnnouncement(..) => "late-announcement",
-            Self::Freeze(_) => "freeze",
+            Self::Freeze(Host::Worker(_)) => "freeze-worker",
+            Self::Freeze(Host::Frontend(_)) => "freeze-frontend",
+            Self::Stall(_) => "stall",
             Self::Slow(..) => "slow",
             Self::Cut(..) => "cut",
             Self::Isolate(_) => "isolate",
@@ -125,6 +137,8 @@ impl FaultKind {
             Self::LeaseLost(_) => "lease-lost",
             Self::Outage => "discovery-outage",
             Self::ClockJump(..) => "clock-jump",
+            Self::FrameLost(_) => "frame-lost",
+            Self::FrameDoubled(_) => "frame-doubled",
         }
     }
 
@@ -142,6 +156,7 @@ impl FaultKind {
         let host = match *self {
             Self::Crash(host)
             | Self::Freeze(host)
+            | Self::Stall(host)
             | Self::Slow(host, _)
             | Self::Isolate(host)
             | Self::HalfOpen(host) => host,
@@ -150,7 +165,9 @@ impl FaultKind {
             | Self::Drain(worker)
             | Self::ScaleUp(worker)
             | Self::LeaseLost(worker) => Host::Worker(worker),
-            Self::Outage | Self::ClockJump(..) => return None,
+            Self::Outage | Self::ClockJump(..) | Self::FrameLost(_) | Self::FrameDoubled(_) => {
+                return None;
+            }
         };
         match host {
             Host::Worker(worker) => Some(worker),
@@ -163,6 +180,7 @@ impl FaultKind {
         match *self {
             Self::Crash(Host::Frontend(frontend))
             | Self::Freeze(Host::Frontend(frontend))
+            | Self::Stall(Host::Frontend(frontend))
             | Self::Slow(Host::Frontend(frontend), _)
             | Self::Isolate(Host::Frontend(frontend))
             | Self::HalfOpen(Host::Frontend(frontend)) => Some(frontend),
@@ -178,7 +196,7 @@ impl FaultKind {
             false => Link::LostBackward,
         };
         match *self {
-            Self::Freeze(host) if has(host) => Link::Held,
+            Self::Stall(host) if has(host) => Link::Held,
             Self::Isolate(host) if has(host) => Link::Lost,
             Self::Cut(a, b) if has(a) && has(b) => Link::Lost,
             Self::OneWay(from, to) if has(from) && has(to) => lost_from(from),
@@ -199,7 +217,7 @@ impl FaultKind {
     pub fn hides_discovery_from(&self, host: Host) -> bool {
         match *self {
             Self::Outage => true,
-            Self::Freeze(it) | Self::Isolate(it) | Self::HalfOpen(it) => it == host,
+            Self::Stall(it) | Self::Isolate(it) | Self::HalfOpen(it) => it == host,
             Self::LeaseLost(worker) => Host::Worker(worker) == host,
             _ => false,
         }
@@ -240,8 +258,8 @@ mod tests {
         assert_eq!(of(&[FaultKind::HalfOpen(WORKER)]), Link::LostBackward);
         let both = [FaultKind::HalfOpen(FRONTEND), FaultKind::HalfOpen(WORKER)];
         assert_eq!(of(&both), Link::Lost);
-        let frozen = [FaultKind::Freeze(WORKER), FaultKind::HalfOpen(WORKER)];
-        assert_eq!(of(&frozen), Link::Held);
-        assert_eq!(of(&[FaultKind::Freeze(Host::Worker(1))]), Link::Open);
+        let stalled = [FaultKind::Stall(WORKER), FaultKind::HalfOpen(WORKER)];
+        assert_eq!(of(&stalled), Link::Held);
+        assert_eq!(of(&[FaultKind::Stall(Host::Worker(1))]), Link::Open);
     }
 }

@@ -19,6 +19,7 @@ use dynamo_protocols::deadline::Deadlines;
 use dynamo_protocols::engine::{EngineRequest, RequestContext};
 use dynamo_protocols::openai::ChatRequest;
 use dynamo_protocols::openai::parse::parse;
+use dynamo_runtime::telemetry::MetricsRegistry;
 use dynamo_runtime::{Environment, Tasks};
 use futures_util::StreamExt;
 use std::path::PathBuf;
@@ -33,6 +34,9 @@ pub(super) const PARTS: Duration = Duration::from_secs(20);
 /// the other, and each that is cut off costs three seconds.
 pub(super) const DISPATCH: Duration = Duration::from_secs(15);
 
+/// How the names of a frontend's metrics begin.
+const METRICS: &str = "simulated";
+
 /// When a frontend with a broken book forgets a booking.
 const FORGETS_AT: Duration = Duration::from_secs(4);
 
@@ -43,13 +47,31 @@ struct Asking {
     environment: Environment,
 }
 
+/// Counts what a frontend that ends has told of answers that moved.
+pub(super) fn count_moves(world: &World, number: usize) {
+    let metrics = world.frontends[number].lock().metrics.take();
+    for line in metrics.map_or(String::new(), |it| it.encode()).lines() {
+        let moves = line.rsplit(' ').next().and_then(|it| it.parse().ok());
+        let what = match line.contains("ongoing_request") {
+            true => "answers moved",
+            false => "requests moved before their first token",
+        };
+        if line.starts_with(&format!("{METRICS}_model_migration_total")) {
+            world.count(what, moves.unwrap_or(0));
+        }
+    }
+}
+
 /// Serves until the run is over.
 pub(super) async fn run(number: usize, world: Arc<World>) -> Result<(), Failed> {
     let host = Host::Frontend(number);
     let orders = world.orders(host);
-    let tasks = Tasks::root();
+    let tasks = orders.gate.tasks();
     let runtime = join(host, &orders, &world, &tasks).await?;
     let registry = ModelRegistry::new();
+    let metrics = MetricsRegistry::new();
+    let migrations = MigrationMetrics::shown_by(&metrics, METRICS)?;
+    world.frontends[number].lock().metrics = Some(metrics);
     let options = ModelWatchOptions {
         scope: Scope::All,
         router: RouterOptions {
@@ -65,7 +87,7 @@ pub(super) async fn run(number: usize, world: Arc<World>) -> Result<(), Failed> 
             inter_token_timeout: PARTS,
             ..DeliveryOptions::default()
         },
-        migrations: MigrationMetrics::new("simulated")?,
+        migrations,
     };
     let watch = ModelWatch::new(&runtime, registry.clone(), options, None);
     tasks.spawn_until_cancelled("model watch", watch.run());

@@ -2,6 +2,7 @@
 
 use super::fault::Host;
 use super::frontend::{DISPATCH, PARTS};
+use super::plan::Capacity;
 use super::world::{WorkerLife, World};
 use super::{Ending, MODEL, Violation};
 use dynamo_kv_router::{Slot, WorkerKey};
@@ -24,16 +25,22 @@ const FIRST_BOUND: Duration =
 /// The same between two tokens, moves included.
 const NEXT_BOUND: Duration = Duration::from_secs(PARTS.as_secs() + SLACK.as_secs());
 
+/// How long a worker that is well may work on what nobody wants any more: the cancellation is on
+/// its way, and looks are some time apart.
+const CANCEL_BOUND: Duration = Duration::from_secs(1);
+
 /// Looks for requests that hang, and for what is over its bound.
 pub(super) fn look(world: &World, now: Duration) {
     let mut hung = Vec::new();
     for (index, state) in world.requests.lock().iter().enumerate() {
+        let frontend = world.plan.requests[index].frontend;
+        let stopped = world.plan.stopped(frontend, state.heard, now);
         let bound = match state.given.iter().all(|given| *given == 0) {
             true => FIRST_BOUND,
             false => NEXT_BOUND,
         };
         let is_open = state.begun.is_some() && state.ended.is_none();
-        if is_open && now.saturating_sub(state.heard) > bound {
+        if is_open && now.saturating_sub(state.heard) > bound + stopped {
             hung.push(index);
         }
     }
@@ -43,19 +50,64 @@ pub(super) fn look(world: &World, now: Duration) {
     for (number, life) in lives(world) {
         let LoadReport {
             scheduled,
-            max_sequences,
+            queued,
             used_blocks,
-            total_blocks,
             ..
         } = dynamo_protocols::engine::Engine::load(&*life.engine);
         let running = scheduled.num_prefill_requests + scheduled.num_decode_requests;
-        if running > max_sequences || used_blocks > total_blocks {
+        let waiting = queued.num_prefill_requests + queued.num_decode_requests;
+        world.count(
+            "looks at engines that have work waiting",
+            u64::from(waiting > 0),
+        );
+        let Capacity { sequences, blocks } = world.plan.capacity;
+        if running > sequences || used_blocks > u64::from(blocks) {
             world.violated(
                 now,
                 Violation::OverBound {
                     host: Host::Worker(number),
                 },
             );
+        }
+    }
+}
+
+/// Looks for work without an owner: on what has ended, and on what another worker works on.
+pub(super) fn owners(world: &World, now: Duration, doubled: &mut BTreeMap<usize, Duration>) {
+    let begin = now.saturating_sub(CANCEL_BOUND);
+    let mut at_work: BTreeMap<usize, usize> = BTreeMap::new();
+    for (number, life) in lives(world) {
+        let running = life.running.lock().clone();
+        for (id, _) in running {
+            let Some(index) = world.index_of(&id) else {
+                continue;
+            };
+            let frontend = world.plan.requests[index].frontend;
+            let at_ease = |from| world.plan.are_at_ease(frontend, number, (from, now));
+            let ended = world.requests.lock()[index].ended;
+            match ended {
+                Some((ended, _)) if ended < begin && at_ease(ended) => {
+                    let (host, id) = (Host::Worker(number), id.to_string());
+                    world.violated(now, Violation::Orphan { host, id, ended });
+                }
+                None if at_ease(begin) => *at_work.entry(index).or_default() += 1,
+                _ => {}
+            }
+        }
+    }
+    at_work.retain(|index, running| *running > world.plan.requests[*index].choices);
+    doubled.retain(|index, _| at_work.contains_key(index));
+    for (index, running) in at_work {
+        let since = *doubled.entry(index).or_insert(now);
+        if since < begin {
+            let request = &world.plan.requests[index];
+            let (id, choices) = (request.id.clone(), request.choices);
+            let violation = Violation::TwiceAtWork {
+                id,
+                running,
+                choices,
+            };
+            world.violated(now, violation);
         }
     }
 }

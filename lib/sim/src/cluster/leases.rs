@@ -7,7 +7,7 @@
 use dynamo_runtime::discovery::ProcessId;
 use dynamo_runtime::discovery::ProcessRecord;
 use dynamo_runtime::discovery::view::Processes;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,8 +19,8 @@ pub const TIME_TO_LIVE: Duration = Duration::from_secs(4);
 pub struct Leases {
     processes: BTreeMap<ProcessId, Lease>,
     joined: u64,
-    /// Leases that ran out.
-    pub expired: u64,
+    /// Whose lease has ever run out.
+    ran_out: BTreeSet<ProcessId>,
 }
 
 #[derive(Debug)]
@@ -76,8 +76,13 @@ impl Leases {
         let gone = self.processes.iter().filter(is_over);
         let gone: Vec<ProcessId> = gone.map(|(id, _)| *id).collect();
         self.processes.retain(|_, lease| lease.expires > now);
-        self.expired += gone.len() as u64;
+        self.ran_out.extend(&gone);
         gone
+    }
+
+    /// Whether this process's lease has ever run out.
+    pub fn ran_out_once(&self, id: ProcessId) -> bool {
+        self.ran_out.contains(&id)
     }
 
     /// The backend is back: nobody could renew meanwhile.
@@ -113,6 +118,7 @@ mod tests {
         assert!(leases.renew(one, at(3)));
         assert_eq!(leases.expire(at(4)), [two]);
         assert!(!leases.renew(two, at(4)));
+        assert!(leases.ran_out_once(two) && !leases.ran_out_once(one));
         leases.extend_all(at(100));
         assert!(leases.expire(at(103)).is_empty());
         leases.remove(one);

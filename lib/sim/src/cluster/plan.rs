@@ -33,6 +33,21 @@ const LEAST_REQUESTS: u64 = 100;
 /// Fewest faults of a run.
 const LEAST_FAULTS: usize = 10;
 
+/// The simulator's steps in milliseconds: a run takes less time with longer ones, and less happens
+/// at once with shorter ones.
+const STEPS: [u64; 4] = [5, 10, 20, 20];
+
+/// Engines of which few are ever full, and such that most are now and then: a request of three
+/// long answers fits into them.
+const ROOMY: Capacity = Capacity {
+    sequences: 16,
+    blocks: 192,
+};
+const NARROW: Capacity = Capacity {
+    sequences: 4,
+    blocks: 96,
+};
+
 /// Draws for one more fault until one fits the others.
 const MOST_DRAWS: usize = 400;
 
@@ -50,12 +65,27 @@ pub struct ClusterPlan {
     pub workers: Vec<Duration>,
     /// The longest that a message takes on a healthy link.
     pub max_latency: Duration,
+    /// The simulator's step, which is also the least that a message takes.
+    pub step: Duration,
     /// Whether the frontends tell each other what they book.
     pub replica_sync: bool,
+    /// Whether events are broadcast, and not sent to each subscriber.
+    pub broadcast_events: bool,
+    /// What an engine can hold.
+    pub capacity: Capacity,
     /// What goes wrong, by its begin.
     pub faults: Vec<Fault>,
     /// What is asked, by its time.
     pub requests: Vec<RequestPlan>,
+}
+
+/// What an engine can hold: work beyond it waits, or is put off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capacity {
+    /// Sequences at a time.
+    pub sequences: u32,
+    /// KV blocks.
+    pub blocks: u32,
 }
 
 /// One request.
@@ -89,12 +119,16 @@ impl ClusterPlan {
         let random = SeededRandom::new(seed ^ 0xc1_05_7e_12);
         let frontends = random.between(2..=3) as usize;
         let first = random.between(5..=7) as usize;
+        let step = Duration::from_millis(STEPS[random.between(0..=3) as usize]);
         let mut plan = Self {
             seed,
             frontends,
             workers: vec![Duration::ZERO; first],
-            max_latency: millis(&random, 5..=40),
+            max_latency: step + millis(&random, 0..=40),
+            step,
             replica_sync: random.once_in(2),
+            broadcast_events: random.once_in(2),
+            capacity: ROOMY,
             faults: Vec::new(),
             requests: Vec::new(),
         };
@@ -127,6 +161,9 @@ impl ClusterPlan {
         }
         plan.faults.sort_by_key(|fault| fault.begins);
         plan.draw_requests(&random);
+        if random.once_in(2) {
+            plan.capacity = NARROW;
+        }
         plan
     }
 
@@ -152,6 +189,30 @@ impl ClusterPlan {
         })
     }
 
+    /// Whether neither of the two, nor what is between them, was in trouble between these times, or
+    /// shortly before.
+    pub fn are_at_ease(
+        &self,
+        frontend: usize,
+        worker: usize,
+        (from, to): (Duration, Duration),
+    ) -> bool {
+        let is_troubled = self.faults.iter().any(|fault| {
+            let is_own = fault.kind.worker() == Some(worker);
+            is_own && fault.begins <= to && from <= self.healthy_after(fault)
+        });
+        !is_troubled && !self.is_disturbed(frontend, from, to)
+    }
+
+    /// For how long a frontend was stopped between these times.
+    pub fn stopped(&self, frontend: usize, from: Duration, to: Duration) -> Duration {
+        let own = FaultKind::Freeze(Host::Frontend(frontend));
+        let stops = self.faults.iter().filter(|fault| fault.kind == own);
+        stops
+            .map(|fault| fault.ends.min(to).saturating_sub(fault.begins.max(from)))
+            .sum()
+    }
+
     fn any_host(&self, random: &SeededRandom) -> Host {
         let hosts = self.hosts();
         hosts[random.between(0..=hosts.len() as u64 - 1) as usize]
@@ -171,7 +232,7 @@ impl ClusterPlan {
             false => (Host::Worker(worker), frontend),
         };
         let jump = random.between(1..=200_000) as i64;
-        let (kind, lasts) = match random.between(0..=15) {
+        let (kind, lasts) = match random.between(0..=18) {
             0..=2 => (FaultKind::Crash(Host::Worker(worker)), 300..=6_000),
             3 => {
                 let by = millis(random, 500..=5_000);
@@ -179,6 +240,9 @@ impl ClusterPlan {
             }
             4 => (FaultKind::Crash(frontend), 300..=3_000),
             5..=6 => (FaultKind::Freeze(host), 300..=12_000),
+            15 => (FaultKind::Stall(host), 300..=12_000),
+            16 => (FaultKind::FrameLost(worker), 0..=0),
+            17 => (FaultKind::FrameDoubled(worker), 0..=0),
             7 => (
                 FaultKind::Slow(host, millis(random, 80..=600)),
                 1_000..=9_000,
@@ -217,7 +281,9 @@ impl ClusterPlan {
 
     /// Whether everybody has time to recover, and enough workers are left.
     fn fits(&self, fault: &Fault) -> bool {
-        if fault.ends > TRAFFIC_ENDS {
+        let begins = fault.kind.worker().map(|worker| self.workers[worker]);
+        let is_there = begins.is_none_or(|begins| begins <= fault.begins);
+        if fault.ends > TRAFFIC_ENDS || !is_there {
             return false;
         }
         let mut with = self.clone();
@@ -311,19 +377,27 @@ impl fmt::Display for ClusterPlan {
             frontends,
             workers,
             max_latency,
+            step,
+            capacity,
             requests,
             ..
         } = self;
         writeln!(
             f,
-            "seed {seed}: {frontends} frontends{}, {} workers, messages take up to {max_latency:?}, \
-             {} requests",
+            "seed {seed}: {frontends} frontends{}, {} workers{} of {} sequences, messages take {step:?} to \
+             {max_latency:?}, {} requests",
             if self.replica_sync {
                 " that share bookings"
             } else {
                 ""
             },
             workers.len(),
+            if self.broadcast_events {
+                " that broadcast events"
+            } else {
+                ""
+            },
+            capacity.sequences,
             requests.len()
         )?;
         self.faults
@@ -357,6 +431,10 @@ mod tests {
             assert!(plan.frontends >= 2 && (5..=8).contains(&plan.workers.len()));
             assert!(plan.faults.iter().all(|fault| fault.ends <= TRAFFIC_ENDS));
             assert!(plan.leaves_enough(), "{plan}");
+            assert!(plan.faults.iter().all(|fault| {
+                let worker = fault.kind.worker();
+                worker.is_none_or(|worker| plan.workers[worker] <= fault.begins)
+            }));
         }
     }
 
@@ -367,7 +445,7 @@ mod tests {
             .iter()
             .flat_map(|plan| plan.faults.iter().map(|fault| fault.kind.name()))
             .collect();
-        assert_eq!(kinds.len(), 14, "{kinds:?}");
+        assert_eq!(kinds.len(), 18, "{kinds:?}");
         let (mut promised, mut all) = (0, 0);
         for plan in &plans {
             all += plan.requests.len();

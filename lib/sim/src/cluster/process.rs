@@ -1,9 +1,11 @@
-//! What every simulated process is made of: environment, discovery, request plane.
+//! What every simulated process is made of: environment, discovery, request plane, event plane.
 
 use super::discovery::SimulatedDiscovery;
 use super::fault::Host;
+use super::radio::Radio;
+use super::tamper::Tampering;
 use super::world::{Orders, World};
-use crate::environment::{self, Sockets};
+use crate::environment::{self, Outside, Sockets};
 use dynamo_runtime::Tasks;
 use dynamo_runtime::component::DistributedRuntime;
 use dynamo_runtime::request_plane::{TcpPlane, TcpPlaneOptions};
@@ -30,7 +32,13 @@ pub(super) async fn join(
     // A process that starts again draws other numbers.
     let seed = world.plan.seed ^ (orders.incarnation << 40);
     let sockets = Sockets::default();
-    let environment = environment::of_process(&name, seed, &world.trace, &orders.skew, &sockets);
+    let outside = Outside {
+        skew: orders.skew.clone(),
+        sockets: sockets.clone(),
+        traffic: Arc::clone(&world.traffic),
+        tamper: Some(Tampering::new(host, orders, world)),
+    };
+    let environment = environment::of_process(&name, seed, &world.trace, &outside);
     let killed = orders.die.clone();
     tasks.spawn_until_cancelled("kill", async move {
         killed.cancelled().await;
@@ -43,11 +51,18 @@ pub(super) async fn join(
         ..TcpPlaneOptions::default()
     };
     let plane = TcpPlane::bind(environment.clone(), tasks.child(), &options).await?;
-    let discovery = SimulatedDiscovery::join(host, world, orders.announced_late, tasks);
-    Ok(DistributedRuntime::new(
+    let random = Arc::clone(&environment.random);
+    let late = orders.announced_late;
+    let discovery = SimulatedDiscovery::join(host, world, late, random, tasks);
+    let medium = Radio::new(host, world, &environment);
+    let runtime = DistributedRuntime::new(
         environment,
         tasks.clone(),
         Arc::new(discovery),
         Arc::new(plane),
-    ))
+    );
+    Ok(match world.plan.broadcast_events {
+        true => runtime.with_event_medium(Arc::new(medium)),
+        false => runtime,
+    })
 }

@@ -3,6 +3,7 @@
 use super::{Failure, Report, run};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
@@ -15,6 +16,10 @@ pub struct Sweep {
     pub failures: BTreeMap<u64, Box<Failure>>,
     /// Faults by kind.
     pub faults: BTreeMap<&'static str, u64>,
+    /// What happened, and how often.
+    pub happened: BTreeMap<&'static str, u64>,
+    /// How the requests ended.
+    pub endings: BTreeMap<String, u64>,
     /// Requests in all.
     pub requests: u64,
 }
@@ -45,6 +50,24 @@ pub fn sweep(
     total.into_inner()
 }
 
+impl fmt::Display for Sweep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{:9} requests, which ended so:", self.requests)?;
+        for (ending, requests) in &self.endings {
+            writeln!(f, "{requests:9} {ending}")?;
+        }
+        writeln!(f, "{:9} faults:", self.faults.values().sum::<u64>())?;
+        for (kind, faults) in &self.faults {
+            writeln!(f, "{faults:9} {kind}")?;
+        }
+        writeln!(f, "what happened:")?;
+        for (what, times) in &self.happened {
+            writeln!(f, "{times:9} {what}")?;
+        }
+        Ok(())
+    }
+}
+
 impl Sweep {
     fn take(&mut self, result: Result<Report, Box<Failure>>) {
         let report = match &result {
@@ -54,6 +77,12 @@ impl Sweep {
         self.requests += report.endings.len() as u64;
         for kind in &report.faults {
             *self.faults.entry(kind).or_default() += 1;
+        }
+        for (what, times) in &report.happened {
+            *self.happened.entry(what).or_default() += times;
+        }
+        for ending in &report.endings {
+            *self.endings.entry(format!("{ending:?}")).or_default() += 1;
         }
         match result {
             Ok(_) => self.kept += 1,

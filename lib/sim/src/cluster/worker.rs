@@ -2,6 +2,7 @@
 
 use super::bent::Bent;
 use super::fault::Host;
+use super::owned::{Owned, Running};
 use super::plan::{DRAIN_LIMIT, TOKENS};
 use super::process::{Failed, STOP_LIMIT, join};
 use super::world::{Orders, WorkerLife, World};
@@ -37,7 +38,7 @@ pub(super) async fn run(number: usize, world: Arc<World>) -> Result<(), Failed> 
     let begins = world.plan.workers[number];
     sleep(begins.saturating_sub(world.now())).await;
     loop {
-        let tasks = Tasks::root();
+        let tasks = orders.gate.tasks();
         let served = serve(number, &orders, &world, &tasks).await;
         world.workers[number].lock().life = None;
         if tasks.cancellation().is_cancelled() {
@@ -68,7 +69,7 @@ async fn serve(
         vocab_size: Some(TOKENS.0 + TOKENS.1),
         context_length: Some(CONTEXT),
     };
-    let engine = Arc::new(MockEngine::start(&options(number, world.broken), model, tasks).await?);
+    let engine = Arc::new(MockEngine::start(&options(number, world), model, tasks).await?);
     let cache = Arc::default();
     if let Some(events) = engine.kv_events() {
         tasks.spawn_until_cancelled("true cache", follow(events, Arc::clone(&cache)));
@@ -85,7 +86,9 @@ async fn serve(
         news: NewsOptions::default(),
         canary: CanaryOptions::default(),
     };
-    let serving = Bent::around(Arc::clone(&engine), world.broken);
+    let running = Running::default();
+    let owned = Owned::around(Arc::clone(&engine) as Arc<dyn Engine>, &running);
+    let serving = Bent::around(owned, world.broken, &orders.terminate);
     let worker = Worker::start(&runtime, &endpoint, serving, offer, &telemetry).await?;
     let instance = worker.instance().map_or(0, |it| it.get());
     world.tell(world.now(), host, format_args!("serves as {instance}"));
@@ -93,12 +96,13 @@ async fn serve(
         instance,
         engine: Arc::clone(&engine),
         cache,
+        running,
     });
     tokio::select! {
         biased;
         () = orders.stop.cancelled() => return Ok(()),
         () = tasks.cancellation().cancelled() => return Ok(()),
-        () = orders.terminate.cancelled() => {}
+        () = orders.terminate.cancelled(), if world.broken != Broken::IgnoreDrain => {}
     }
     runtime.refuse_new().await;
     let finish = async {
@@ -114,11 +118,13 @@ async fn serve(
 }
 
 /// An engine that is slow enough for answers to meet faults, and small enough to run full.
-fn options(number: usize, broken: Broken) -> MockerOptions {
+fn options(number: usize, world: &World) -> MockerOptions {
+    let (broken, capacity) = (world.broken, world.plan.capacity);
+    let times = if broken == Broken::OverCommit { 4 } else { 1 };
     MockerOptions {
-        num_gpu_blocks_override: 192,
+        num_gpu_blocks_override: times * capacity.blocks,
         block_size: 16,
-        max_num_seqs: 16,
+        max_num_seqs: times * capacity.sequences,
         max_num_batched_tokens: 512,
         speedup_ratio: 0.1,
         mocker_seed: u64::from(broken == Broken::OtherDraws && number == 0),

@@ -2,16 +2,22 @@
 //! discovery alone; this is where they leave what is judged.
 
 use super::fault::{FaultKind, Host};
+use super::gate::Gate;
 use super::leases::Leases;
+use super::owned::Running;
 use super::plan::ClusterPlan;
+use super::radio::Air;
+use super::tamper::FrameFaults;
 use super::{Broken, Ending, Violation};
 use crate::Trace;
 use crate::environment::ClockSkew;
+use crate::traffic::Traffic;
 use dynamo_llm::registry::ModelRegistry;
 use dynamo_mocker::MockEngine;
 use dynamo_protocols::kv::SequenceHash;
+use dynamo_runtime::telemetry::MetricsRegistry;
 use parking_lot::Mutex;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,10 +32,15 @@ pub(super) struct World {
     pub(super) workers: Vec<Mutex<WorkerSeat>>,
     pub(super) frontends: Vec<Mutex<FrontendSeat>>,
     pub(super) requests: Mutex<Vec<RequestState>>,
+    pub(super) traffic: Arc<Traffic>,
+    /// Where events are on their way that are broadcast.
+    pub(super) air: Mutex<Air>,
     /// The faults that are on.
     pub(super) on: Mutex<Vec<FaultKind>>,
     pub(super) violations: Mutex<Vec<Violation>>,
     story: Mutex<Vec<String>>,
+    ids: BTreeMap<String, usize>,
+    happened: Mutex<BTreeMap<&'static str, u64>>,
 }
 
 /// What a process is told from outside, and how wrong its clock is.
@@ -44,6 +55,10 @@ pub(super) struct Orders {
     /// The run is over.
     pub(super) stop: CancellationToken,
     pub(super) skew: ClockSkew,
+    /// SIGSTOP and SIGCONT.
+    pub(super) gate: Gate,
+    /// What is to happen to its frames.
+    pub(super) frames: Arc<FrameFaults>,
     /// How late its announcement is seen.
     pub(super) announced_late: Duration,
 }
@@ -63,6 +78,8 @@ pub(super) struct WorkerLife {
     pub(super) engine: Arc<MockEngine>,
     /// What its cache holds.
     pub(super) cache: Arc<Mutex<BTreeSet<SequenceHash>>>,
+    /// What its engine works on.
+    pub(super) running: Running,
 }
 
 /// A frontend's place.
@@ -70,6 +87,7 @@ pub(super) struct WorkerLife {
 pub(super) struct FrontendSeat {
     pub(super) orders: Orders,
     pub(super) registry: Option<ModelRegistry>,
+    pub(super) metrics: Option<MetricsRegistry>,
 }
 
 /// How far a request is.
@@ -89,11 +107,16 @@ impl World {
             given: vec![0; request.choices],
             ..RequestState::default()
         });
+        let ids = plan.requests.iter().enumerate();
         Self {
+            ids: ids.map(|(at, it)| (it.id.clone(), at)).collect(),
             requests: Mutex::new(requests.collect()),
             workers: plan.workers.iter().map(|_| Mutex::default()).collect(),
             frontends: (0..plan.frontends).map(|_| Mutex::default()).collect(),
-            trace: Trace::new(),
+            trace: Trace::hash_only(),
+            traffic: Arc::default(),
+            air: Mutex::default(),
+            happened: Mutex::default(),
             leases: Mutex::default(),
             on: Mutex::default(),
             violations: Mutex::default(),
@@ -118,6 +141,11 @@ impl World {
             Host::Frontend(number) => self.frontends[number].lock().orders.clone(),
             Host::Worker(number) => self.workers[number].lock().orders.clone(),
         }
+    }
+
+    /// The request of this id.
+    pub(super) fn index_of(&self, id: &str) -> Option<usize> {
+        self.ids.get(id).copied()
     }
 
     /// Tells of something that matters to whoever reads the story.
@@ -151,6 +179,21 @@ impl World {
             }
             _ => self.tell(at, frontend, what),
         }
+    }
+
+    /// Counts something that really happened.
+    pub(super) fn count(&self, what: &'static str, times: u64) {
+        if times > 0 {
+            *self.happened.lock().entry(what).or_default() += times;
+        }
+    }
+
+    /// How often what happened.
+    pub(super) fn happened(&self) -> BTreeMap<&'static str, u64> {
+        let mut happened = std::mem::take(&mut *self.happened.lock());
+        let (messages, overtaken) = self.traffic.counts();
+        happened.extend([("messages", messages), ("messages overtaken", overtaken)]);
+        happened
     }
 
     /// What happened, in order.

@@ -1,11 +1,12 @@
 //! A cluster under faults: seeds that keep every invariant, repeat exactly, and notice what is
 //! broken on purpose.
 
-use dynamo_sim::cluster::sweep::sweep;
+use dynamo_sim::cluster::sweep::{Sweep, sweep};
 use dynamo_sim::cluster::{Broken, Ending, run, run_broken};
 
-/// Seeds that are always run.
-const SEEDS: u64 = 40;
+/// Seeds that are always run, in several tests: each takes one core for a while.
+const SEEDS: u64 = 300;
+const TESTS: u64 = 4;
 
 /// Seeds that once broke an invariant.
 const FOUND_SEEDS: &[u64] = &[];
@@ -13,21 +14,63 @@ const FOUND_SEEDS: &[u64] = &[];
 /// Seeds within which a broken variant must be noticed.
 const BITE_SEEDS: u64 = 200;
 
-fn threads() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
-}
-
-#[test]
-fn every_seed_keeps_the_invariants() {
-    let total = sweep(0, SEEDS, threads(), |_| ());
-    for seed in FOUND_SEEDS {
-        run(*seed).unwrap_or_else(|failure| panic!("{failure}"));
-    }
+/// Runs a part of the seeds, which all must keep the invariants.
+fn keep_the_invariants(part: u64) -> Sweep {
+    let count = SEEDS / TESTS;
+    let total = sweep(part * count, count, 1, |_| ());
+    println!("{total}");
     if let Some((_, failure)) = total.failures.first_key_value() {
         let seeds: Vec<_> = total.failures.keys().collect();
         panic!("{failure}\nseeds that fail: {seeds:?}");
     }
-    assert!(total.requests >= 100 * SEEDS);
+    assert!(total.requests >= 100 * count);
+    total
+}
+
+#[test]
+fn the_first_seeds_keep_the_invariants_and_have_faults_of_every_kind() {
+    let total = keep_the_invariants(0);
+    assert_eq!(total.faults.len(), 18, "{total}");
+    assert!(total.faults.values().sum::<u64>() >= 10 * total.kept);
+    for what in [
+        "answers moved",
+        "discovery events twice",
+        "event messages lost",
+        "event messages overtaken",
+        "event messages twice",
+        "frames doubled",
+        "frames lost",
+        "leases run out under load",
+        "messages overtaken",
+        "processes announced again",
+        "requests moved before their first token",
+        "looks at engines that have work waiting",
+        "tasks held back by freezes",
+    ] {
+        assert!(total.happened.contains_key(what), "{what} did not happen");
+    }
+}
+
+#[test]
+fn the_second_seeds_keep_the_invariants() {
+    keep_the_invariants(1);
+}
+
+#[test]
+fn the_third_seeds_keep_the_invariants() {
+    keep_the_invariants(2);
+}
+
+#[test]
+fn the_fourth_seeds_keep_the_invariants() {
+    keep_the_invariants(3);
+}
+
+#[test]
+fn seeds_that_once_broke_an_invariant_keep_it() {
+    for seed in FOUND_SEEDS {
+        run(*seed).unwrap_or_else(|failure| panic!("{failure}"));
+    }
 }
 
 #[test]
@@ -43,6 +86,7 @@ fn a_seed_repeats_exactly() {
 
 #[test]
 fn what_is_broken_on_purpose_is_noticed() {
+    assert!(Broken::ALL.len() >= 12);
     for broken in Broken::ALL {
         let noticed = (0..BITE_SEEDS).find(|seed| run_broken(*seed, *broken).is_err());
         assert!(noticed.is_some(), "{broken:?} is not noticed");
