@@ -10,8 +10,8 @@
 //! - Publishing never waits: a subscriber that is slow, or stops, costs the publisher a bounded
 //!   memory of events and nothing else.
 //! - A publisher that restarts is a new one: its numbers are of another epoch.
-//! - Losing sight of a publisher is said ([`News::Lost`]); what was known of it may be stale until
-//!   its next news.
+//! - Losing sight of a publisher is said ([`News::Lost`]), and seeing it again: what was known of it
+//!   may be stale until its next news, which come also if nothing has happened.
 //!
 //! - [`channel`]: the publisher's side of a channel, which every backend reads
 //! - [`log`]: the remembered events, pure
@@ -90,7 +90,7 @@ pub struct PublisherNews {
 pub enum News {
     /// All that is so, in place of everything heard before.
     Snapshot(Vec<Bytes>),
-    /// What happened since, in order.
+    /// What happened since, in order; nothing, if it was lost and is in reach again.
     Events(Vec<Bytes>),
     /// It cannot be reached for now.
     Lost,

@@ -64,6 +64,9 @@ struct Following {
     /// Where the subscriber stands.
     cursor: Option<Cursor>,
     once: bool,
+    /// Whether a subscriber that was here before is to hear that it is followed again, even if
+    /// there is nothing else to tell.
+    greets: bool,
     /// Pieces of a snapshot that are still to be sent.
     pieces: VecDeque<Bytes>,
 }
@@ -115,6 +118,7 @@ pub(super) fn follow_handler(
             closed: closed.clone(),
             cursor: subscribe.cursor.map(Cursor::from),
             once: subscribe.once,
+            greets: subscribe.cursor.is_some() && !subscribe.once,
             pieces: VecDeque::new(),
         };
         let items: HandlerStream<ChannelItem> = stream::unfold(following, next_item).boxed();
@@ -142,8 +146,9 @@ async fn next_item(
                     following.pieces.push_back(Bytes::new());
                 }
             }
-            Read::Events(payloads, cursor) if !payloads.is_empty() => {
+            Read::Events(payloads, cursor) if !payloads.is_empty() || following.greets => {
                 following.cursor = Some(cursor);
+                following.greets = false;
                 let item = ChannelItem {
                     cursor: cursor.into(),
                     snapshot: None,

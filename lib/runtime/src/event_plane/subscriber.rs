@@ -91,6 +91,7 @@ pub(super) async fn follow(source: Source, news: mpsc::Sender<PublisherNews>, ta
                         address: address.clone(),
                         news: news.clone(),
                         cursor: None,
+                        is_lost: false,
                     };
                     tasks.spawn_until_cancelled("event publisher", following.run());
                     tasks
@@ -115,6 +116,8 @@ struct FollowOne {
     address: Option<String>,
     news: mpsc::Sender<PublisherNews>,
     cursor: Option<(u64, u64)>,
+    /// Whether the last that was said of it is that it is out of reach.
+    is_lost: bool,
 }
 
 /// How listening to a publisher went.
@@ -271,6 +274,11 @@ impl FollowOne {
                 }
             };
             let news = match item.snapshot {
+                // It only says that it is there.
+                None if item.payloads.is_empty() && !self.is_lost => {
+                    heard.anything = true;
+                    continue;
+                }
                 None => News::Events(item.payloads),
                 Some(left) => {
                     snapshot_bytes += item.payloads.iter().map(Bytes::len).sum::<usize>();
@@ -293,12 +301,14 @@ impl FollowOne {
             // Only now: what was not passed on is asked for again.
             self.cursor = Some(item.cursor);
         }
-        heard.complete = true;
+        // It has answered: it is in reach, also if there was nothing to tell.
+        heard.complete = !self.is_lost || self.say(News::Events(Vec::new())).await;
         heard
     }
 
-    async fn say(&self, news: News) -> bool {
+    async fn say(&mut self, news: News) -> bool {
         let publisher = self.publisher;
+        self.is_lost = news == News::Lost;
         let said = self.news.send(PublisherNews { publisher, news });
         said.await.is_ok()
     }

@@ -218,4 +218,11 @@ async fn a_subscriber_that_was_cut_off_goes_on_where_it_stood() {
     assert_eq!(next().await, News::Lost);
     publisher.switch.set(Traffic::Flows);
     assert_eq!(next().await, News::Events(vec![bytes(2), bytes(3)]));
+    // One that has nothing to tell is heard to be back, too.
+    publisher.switch.set(Traffic::Stands);
+    assert_eq!(next().await, News::Lost);
+    publisher.switch.set(Traffic::Flows);
+    assert_eq!(next().await, News::Events(Vec::new()));
+    publish(4);
+    assert_eq!(next().await, News::Events(vec![bytes(4)]));
 }
