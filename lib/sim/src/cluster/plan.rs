@@ -37,15 +37,15 @@ const LEAST_FAULTS: usize = 10;
 /// at once with shorter ones.
 const STEPS: [u64; 4] = [5, 10, 20, 20];
 
-/// Engines of which few are ever full, and such that most are now and then: a request of three
-/// long answers fits into them.
+/// Engines that are hardly ever full, and such that are now and then. They must not be so often that
+/// requests wait for longer than they may: three of them have room for twice the usual load.
 const ROOMY: Capacity = Capacity {
     sequences: 16,
     blocks: 192,
 };
 const NARROW: Capacity = Capacity {
-    sequences: 4,
-    blocks: 96,
+    sequences: 8,
+    blocks: 144,
 };
 
 /// Draws for one more fault until one fits the others.
