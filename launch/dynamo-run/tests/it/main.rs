@@ -16,21 +16,13 @@ mod drain;
 #[cfg(test)]
 mod etcd;
 #[cfg(test)]
-#[path = "../../../../lib/runtime/tests/it/etcd_server.rs"]
-#[expect(dead_code, reason = "the runtime's tests use more of it")]
-mod etcd_server;
-#[cfg(test)]
 mod fakes;
-#[cfg(test)]
-mod http;
 #[cfg(test)]
 mod mocker;
 #[cfg(test)]
 mod models;
 #[cfg(test)]
 mod nats;
-#[cfg(test)]
-mod process;
 #[cfg(test)]
 mod router;
 #[cfg(test)]
@@ -43,3 +35,6 @@ mod traces;
 mod usage;
 #[cfg(test)]
 mod workers;
+
+#[cfg(test)]
+use dynamo_testkit::{etcd_server, http, process};
