@@ -11,7 +11,7 @@ export CARGO_INCREMENTAL := 0
 PYTHON := .tools/venv/bin/python
 NEXTEST := $(shell command -v cargo-nextest 2>/dev/null)
 
-.PHONY: help build demo test ci lint fmt docs deny sim fuzz bench bench-peers models tools python-tests reference
+.PHONY: help build demo test ci lint fmt docs deny sim faults fuzz bench bench-peers models tools python-tests reference
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -60,6 +60,11 @@ sim: build ## deterministic simulation: SEEDS=N runs, from SEED on
 
 fuzz: tools ## search for bytes that some part does not bear: SECONDS=N of CPU time for each target
 	@scripts/fuzz.sh $(or $(SECONDS),600)
+
+FAULTS ?= --requests 1000 --workers 4 --every 5s
+faults: tools models ## kill, freeze, restart and cut off real processes: FAULTS="--scenario workers"
+	$(CARGO) build --release --package dynamo-run --package dynamo-fault-tolerance
+	target/release/faults $(FAULTS)
 
 reference: build ## write docs/reference from the options' declarations
 	target/release/dynamo reference docs/reference

@@ -53,7 +53,7 @@ async fn respond(app: Arc<App>, api: Api, request: Request) -> Response {
     };
     drop(body);
     exchange.kind.stream = parsed.output().is_stream();
-    let model = match exchange.app.models.find(parsed.model()) {
+    let model = match exchange.find_model(parsed.model()).await {
         Ok(model) => model,
         Err(error) => return exchange.refuse(&error),
     };

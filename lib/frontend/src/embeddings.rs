@@ -25,12 +25,12 @@ pub(crate) async fn embeddings(State(app): State<Arc<App>>, request: Request) ->
     };
     let parsed: Result<EmbeddingRequest, _> = parse(&body);
     drop(body);
-    let found = parsed.and_then(|request| {
-        let model = exchange.app.models.find(&request.model)?;
-        Ok((request, model))
-    });
-    let (request, model) = match found {
-        Ok(found) => found,
+    let request = match parsed {
+        Ok(request) => request,
+        Err(error) => return exchange.refuse(&error),
+    };
+    let model = match exchange.find_model(&request.model).await {
+        Ok(model) => model,
         Err(error) => return exchange.refuse(&error),
     };
     exchange.span.record("model", request.model.as_str());

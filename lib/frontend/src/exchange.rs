@@ -12,6 +12,7 @@ use crate::route_headers;
 use crate::service::App;
 use axum::extract::Request;
 use axum::response::Response;
+use dynamo_llm::model::ServedModel;
 use dynamo_llm::preprocess::PreprocessLimits;
 use dynamo_protocols::engine::RequestContext;
 use dynamo_protocols::error::{ErrorCode, RequestError};
@@ -62,7 +63,7 @@ impl Exchange {
         kind: RequestKind,
         request: Request,
     ) -> Result<(Self, Vec<u8>), RequestError> {
-        if app.draining.is_cancelled() {
+        if app.closed.is_cancelled() {
             return Err(RequestError::new(
                 ErrorCode::Draining,
                 "this process is stopping and takes no new requests; try again",
@@ -102,6 +103,13 @@ impl Exchange {
             app,
         };
         Ok((exchange, body))
+    }
+
+    /// The model of this name, once it is here if it is on its way.
+    pub(crate) async fn find_model(&self, name: &str) -> Result<Arc<ServedModel>, RequestError> {
+        let patience = self.context.deadlines.queue;
+        let found = self.app.models.find_ready(name, patience);
+        self.in_time(found).await
     }
 
     /// The answer to a request that failed before its model was known.

@@ -28,6 +28,15 @@ pub(crate) async fn health(State(app): State<Arc<App>>) -> Response {
         .into_iter()
         .map(|(name, _)| name)
         .collect();
+    if !app.models.has_settled() {
+        let starting = Health {
+            status: "not_ready",
+            stage: Some("starting"),
+            message: "waiting to hear which models there are",
+            models,
+        };
+        return json_response(StatusCode::SERVICE_UNAVAILABLE, &starting);
+    }
     if app.draining.is_cancelled() {
         let draining = Health {
             status: "not_ready",

@@ -1,9 +1,10 @@
 //! The socket: binding, accepting, draining.
 //!
-//! A drain goes from outside to inside. New requests for models are refused and `/health` says
-//! so, while the socket stays open for whoever watches; running requests finish, idle connections
-//! close; when no request runs any more, or the time for it is over, the socket closes and what
-//! is left is dropped.
+//! A drain goes from outside to inside. First the socket closes, so that new clients find it shut
+//! and go elsewhere: a refused connection is what every balancer tries again. Who is connected
+//! already and has just not asked yet is served; idle connections close. Then requests that come
+//! all the same, as on an HTTP/2 connection, are refused. When no request runs any more, or the
+//! time for it is over, what is left is dropped.
 
 use crate::auth::Keys;
 use crate::config::FrontendOptions;
@@ -25,13 +26,14 @@ use hyper::rt::Executor;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
+use parking_lot::Mutex;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -52,6 +54,17 @@ const LEAST_HEAD_BUFFER: usize = 64 * 1024;
 /// Wait after the system refused to accept a connection, as when it is out of file handles: it
 /// will refuse again at once.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// How long the socket stays open after the last client that was waiting at it. A drain may begin
+/// between a client's connecting and the system's telling of it.
+const LAST_LOOK: Duration = Duration::from_millis(5);
+
+/// Clients that are still let in when a drain begins: a full queue of the system's.
+const LAST_CLIENTS: usize = 4_096;
+
+/// How long a client that is connected when a drain begins may take to ask: a request follows its
+/// connection at once, unless the connection is kept for later.
+const NEWCOMER: Duration = Duration::from_secs(1);
 
 /// How long connections may take to write out the last answers of a drain: they are complete and
 /// small by then, or their clients do not read.
@@ -126,6 +139,17 @@ pub enum BindError {
     },
 }
 
+/// Where connections come in.
+struct Door {
+    app: Arc<App>,
+    router: Router,
+    /// One place per connection.
+    connections: Arc<Semaphore>,
+    /// Taken by each connection until it has asked something.
+    newcomers: Arc<Semaphore>,
+    tasks: Tasks,
+}
+
 /// Runs the tasks of HTTP/2 connections under the frontend's own.
 #[derive(Clone)]
 struct Spawn(Tasks);
@@ -175,6 +199,7 @@ impl Frontend {
             keys: Keys::new(&self.options.api_key),
             places: Arc::new(Semaphore::new(self.options.http_max_requests as usize)),
             draining: CancellationToken::new(),
+            closed: CancellationToken::new(),
             started: self.environment.clock.unix_time(),
             models: self.models,
             backends: self.backends,
@@ -208,64 +233,48 @@ impl BoundFrontend {
         drain: CancellationToken,
         drain_timeout: Duration,
     ) -> Drained {
+        let Self { app, listener, .. } = self;
         let tasks = tasks.child();
-        let limit = self.app.options.http_max_connections;
-        let connections = Arc::new(Semaphore::new(limit as usize));
-        let event_loop = self.app.metrics.event_loop();
+        let limit = app.options.http_max_connections;
+        let door = Door {
+            router: router(Arc::clone(&app)),
+            connections: Arc::new(Semaphore::new(limit as usize)),
+            newcomers: Arc::new(Semaphore::new(limit as usize)),
+            tasks: tasks.clone(),
+            app: Arc::clone(&app),
+        };
+        let event_loop = app.metrics.event_loop();
         tasks.spawn_until_cancelled("event loop watch", event_loop.watch());
+        tokio::select! {
+            biased;
+            () = tasks.cancellation().cancelled() => {}
+            () = drain.cancelled() => {}
+            () = door.accept_all(&*listener) => {}
+        }
         let finished = async {
-            drain.cancelled().await;
-            self.app.draining.cancel();
-            let all = self
-                .app
-                .places
-                .acquire_many(self.app.options.http_max_requests);
-            drop(timeout(drain_timeout, all).await);
+            door.accept_last(&*listener).await;
+            drop(listener);
+            app.draining.cancel();
+            let newcomers = door.newcomers.acquire_many(limit);
+            drop(timeout(NEWCOMER, newcomers).await);
+            app.closed.cancel();
+            let all = app.places.acquire_many(app.options.http_max_requests);
+            drop(all.await);
         };
         tokio::select! {
             biased;
             () = tasks.cancellation().cancelled() => {}
-            () = finished => {}
-            () = self.accept_all(&tasks, &connections) => {}
+            _ = timeout(drain_timeout, finished) => {}
         }
-        let dropped =
-            self.app.options.http_max_requests as usize - self.app.places.available_permits();
-        drop(self.listener);
+        let dropped = app.options.http_max_requests as usize - app.places.available_permits();
         if dropped == 0 && !tasks.cancellation().is_cancelled() {
             // The last answers may still be on their way out.
-            drop(timeout(LAST_WRITES, connections.acquire_many(limit)).await);
+            let all = door.connections.acquire_many(limit);
+            drop(timeout(LAST_WRITES, all).await);
         }
         tasks.stop().await;
         Drained {
             dropped_requests: dropped,
-        }
-    }
-
-    /// Accepts connections for ever, each when there is a place for it.
-    async fn accept_all(&self, tasks: &Tasks, connections: &Arc<Semaphore>) {
-        let router = router(Arc::clone(&self.app));
-        // The semaphore is never closed: the loop ends by being dropped.
-        while let Ok(place) = Arc::clone(connections).acquire_owned().await {
-            let Some(connection) = self.accept().await else {
-                sleep(ACCEPT_RETRY).await;
-                continue;
-            };
-            let app = Arc::clone(&self.app);
-            let serving = serve_connection(app, router.clone(), connection, tasks.clone());
-            tasks.spawn_until_cancelled("http connection", async move {
-                contained(serving).await;
-                drop(place);
-            });
-        }
-    }
-
-    async fn accept(&self) -> Option<Box<dyn Connection>> {
-        match self.listener.accept().await {
-            Ok((connection, _)) => Some(connection),
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection");
-                None
-            }
         }
     }
 }
@@ -278,12 +287,58 @@ impl std::fmt::Debug for BoundFrontend {
     }
 }
 
-/// Serves one connection to its end.
+// === impl Door ===
+
+impl Door {
+    /// Accepts connections for ever, each when there is a place for it.
+    async fn accept_all(&self, listener: &dyn Listener) {
+        // The semaphore is never closed: the loop ends by being dropped.
+        while let Ok(place) = Arc::clone(&self.connections).acquire_owned().await {
+            match listener.accept().await {
+                Ok((connection, _)) => self.let_in(connection, place),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    sleep(ACCEPT_RETRY).await;
+                }
+            }
+        }
+    }
+
+    /// Lets in who stands at the socket before it closes: to the system they are connected, and
+    /// it would break their connections.
+    async fn accept_last(&self, listener: &dyn Listener) {
+        for _ in 0..LAST_CLIENTS {
+            let Ok(place) = Arc::clone(&self.connections).try_acquire_owned() else {
+                return;
+            };
+            match timeout(LAST_LOOK, listener.accept()).await {
+                Ok(Ok((connection, _))) => self.let_in(connection, place),
+                Ok(Err(_)) | Err(_) => return,
+            }
+        }
+    }
+
+    fn let_in(&self, connection: Box<dyn Connection>, place: OwnedSemaphorePermit) {
+        // As many as there are connections.
+        let newcomer = Arc::clone(&self.newcomers).try_acquire_owned().ok();
+        let app = Arc::clone(&self.app);
+        let (router, tasks) = (self.router.clone(), self.tasks.clone());
+        let serving = serve_connection(app, router, connection, tasks, newcomer);
+        self.tasks
+            .spawn_until_cancelled("http connection", async move {
+                contained(serving).await;
+                drop(place);
+            });
+    }
+}
+
+/// Serves one connection to its end. `newcomer` is dropped when it has asked something.
 async fn serve_connection(
     app: Arc<App>,
     router: Router,
     connection: Box<dyn Connection>,
     tasks: Tasks,
+    newcomer: Option<OwnedSemaphorePermit>,
 ) {
     let metrics = app.metrics.connection();
     let options = &app.options;
@@ -292,15 +347,34 @@ async fn serve_connection(
         options.http_header_timeout,
         options.http_write_timeout,
     ));
+    let has_asked = CancellationToken::new();
+    let newcomer = Mutex::new(newcomer);
     let service = service_fn(|request: hyper::Request<Incoming>| {
-        answer(Arc::clone(&app), router.clone(), request.map(Body::new))
+        has_asked.cancel();
+        let newcomer = newcomer.lock().take();
+        let answer = answer(Arc::clone(&app), router.clone(), request.map(Body::new));
+        async move {
+            let answer = answer.await;
+            // Its request has its place by now, or was refused.
+            drop(newcomer);
+            answer
+        }
     });
     let builder = builder(options, tasks);
     let mut serving = std::pin::pin!(builder.serve_connection(io, service));
+    // A connection that has said nothing yet would be broken by an end in good order.
+    let is_to_end = async {
+        app.draining.cancelled().await;
+        tokio::select! {
+            biased;
+            () = has_asked.cancelled() => {}
+            () = app.closed.cancelled() => {}
+        }
+    };
     let ended = tokio::select! {
         biased;
         ended = serving.as_mut() => ended,
-        () = app.draining.cancelled() => {
+        () = is_to_end => {
             serving.as_mut().graceful_shutdown();
             serving.await
         }

@@ -40,8 +40,10 @@ pub(crate) struct App {
     pub(crate) keys: Keys,
     /// One place per request for a model.
     pub(crate) places: Arc<Semaphore>,
-    /// Cancelled when the process takes no new work.
+    /// Cancelled when the process takes no new connections.
     pub(crate) draining: CancellationToken,
+    /// Cancelled when it takes no new requests either.
+    pub(crate) closed: CancellationToken,
     /// When the frontend started, as time since 1970.
     pub(crate) started: Duration,
 }

@@ -46,6 +46,16 @@ pub(crate) trait Catalogue {
     /// Lets a model go: its last worker left.
     fn remove(&self, name: &str);
 
+    /// These models are about to be taken in.
+    fn expects(&self, names: BTreeSet<String>) {
+        let _ = names;
+    }
+
+    /// Everything announced was taken in but for these.
+    fn settled(&self, failed: BTreeSet<String>) {
+        let _ = failed;
+    }
+
     /// So many instances announce another model under the name of one that was taken in.
     fn refused(&self, instances: &BTreeMap<String, u64>) {
         let _ = instances;
@@ -152,7 +162,9 @@ impl<C: Catalogue> Follower<C> {
             ));
         }
         self.catalogue.refused(&refused_instances);
-        let mut complete = true;
+        let names = add.iter().map(|(name, _)| name.clone());
+        self.catalogue.expects(names.collect());
+        let mut failed = BTreeSet::new();
         for (name, workers) in add {
             let identity = workers[0].identity.clone();
             match self.catalogue.take_in(&workers, view).await {
@@ -161,13 +173,15 @@ impl<C: Catalogue> Follower<C> {
                     self.served.insert(name, identity);
                 }
                 Err(error) => {
-                    complete = false;
                     self.report(&format!(
                         "model {name} is announced and cannot be served: {error}"
                     ));
+                    failed.insert(name);
                 }
             }
         }
+        let complete = failed.is_empty();
+        self.catalogue.settled(failed);
         complete
     }
 

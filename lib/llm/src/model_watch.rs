@@ -18,7 +18,7 @@ use dynamo_runtime::artefact::{ArtefactError, ArtefactFetcher};
 use dynamo_runtime::component::DistributedRuntime;
 use dynamo_runtime::discovery::{ArtefactRef, NameError, View};
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -95,6 +95,7 @@ impl ModelWatch {
         let plane = Arc::clone(runtime.request_plane());
         let environment = runtime.environment().clone();
         let linger = options.delivery.model_linger;
+        registry.expect_anything(options.delivery.queue_timeout);
         let pipelines = Pipelines {
             fetcher: ArtefactFetcher::new(environment, plane, options.cache),
             gone: Mutex::default(),
@@ -132,6 +133,14 @@ impl Catalogue for Pipelines {
     fn remove(&self, name: &str) {
         self.registry.remove(name);
         self.leaves(name.to_owned(), None);
+    }
+
+    fn expects(&self, names: BTreeSet<String>) {
+        self.registry.expect(names);
+    }
+
+    fn settled(&self, failed: BTreeSet<String>) {
+        self.registry.settle(failed);
     }
 
     fn refused(&self, instances: &BTreeMap<String, u64>) {

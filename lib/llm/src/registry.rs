@@ -3,14 +3,22 @@
 //!
 //! Models share the process's cache of prompt tokens: they come in with their own tokenizer, and
 //! requests find them with one that remembers.
+//!
+//! A registry that is filled from discovery knows what it still lacks ([`expected`]): a process
+//! that has just started does not say of a model that it is not there, it waits for it.
+
+mod expected;
 
 use crate::model::ServedModel;
 use crate::prompt_tokens::{PromptTokenCache, PromptTokenCounters, PromptTokenCounts};
 use dynamo_protocols::error::{ErrorCode, RequestError};
+use expected::Expected;
 use parking_lot::RwLock;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
 
 /// Names listed in the error for an unknown model. A service with more has a model list to ask.
 const LISTED_NAMES: usize = 16;
@@ -22,6 +30,7 @@ pub struct ModelRegistry {
     changes: watch::Sender<()>,
     prompt_tokens: PromptTokenCache,
     refused_instances: Arc<RwLock<BTreeMap<String, u64>>>,
+    expected: Arc<RwLock<Expected>>,
 }
 
 /// A model, and what came of remembering its prompts' tokens, if they are remembered.
@@ -72,6 +81,57 @@ impl ModelRegistry {
             let known: Vec<&str> = models.keys().map(AsRef::as_ref).collect();
             unknown_model(name, &known)
         })
+    }
+
+    /// The same, after a wait of at most `patience` if the model is on its way. Without a patience
+    /// of the request's own it is that of whoever fills the registry.
+    pub async fn find_ready(
+        &self,
+        name: &str,
+        patience: Option<Duration>,
+    ) -> Result<Arc<ServedModel>, RequestError> {
+        let mut changes = self.changes();
+        let patience = patience.unwrap_or(self.expected.read().patience());
+        let deadline = Instant::now() + patience;
+        loop {
+            let unknown = match self.find(name) {
+                Ok(model) => return Ok(model),
+                Err(unknown) => unknown,
+            };
+            let Some(not_ready) = self.expected.read().not_ready(name) else {
+                return Err(unknown);
+            };
+            // A registry that nobody changes any more ends with its process.
+            if !matches!(timeout_at(deadline, changes.changed()).await, Ok(Ok(()))) {
+                return Err(not_ready);
+            }
+        }
+    }
+
+    /// Models will come from outside, and nobody has heard yet which ones. Requests wait for them
+    /// for as long as `patience`, if they do not say otherwise.
+    pub fn expect_anything(&self, patience: Duration) {
+        *self.expected.write() = Expected::anything(patience);
+        self.changes.send_replace(());
+    }
+
+    /// These models are being taken in.
+    pub fn expect(&self, names: BTreeSet<String>) {
+        if self.expected.write().expect(names) {
+            self.changes.send_replace(());
+        }
+    }
+
+    /// All that was heard of has been taken in but for these, which are tried again.
+    pub fn settle(&self, failed: BTreeSet<String>) {
+        if self.expected.write().settle(failed) {
+            self.changes.send_replace(());
+        }
+    }
+
+    /// Whether it has once held all that there was.
+    pub fn has_settled(&self) -> bool {
+        self.expected.read().has_settled()
     }
 
     /// Names and models, sorted by name.
@@ -190,6 +250,40 @@ mod tests {
         changes.mark_unchanged();
         registry.remove("m");
         assert!(changes.has_changed().unwrap());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_model_on_its_way_is_waited_for_and_no_other() {
+        const PATIENCE: Duration = Duration::from_secs(60);
+        let registry = ModelRegistry::new();
+        assert!(registry.has_settled());
+        let unknown = registry.find_ready("m", None).await.unwrap_err();
+        assert_eq!(unknown.code, ErrorCode::ModelNotFound);
+
+        registry.expect_anything(PATIENCE);
+        assert!(!registry.has_settled());
+        let began = Instant::now();
+        let late = registry.find_ready("m", None).await.unwrap_err();
+        assert_eq!(late.code, ErrorCode::ModelNotReady);
+        assert_eq!(began.elapsed(), PATIENCE);
+        let own = Some(Duration::from_secs(1));
+        registry.find_ready("m", own).await.unwrap_err();
+        assert_eq!(began.elapsed(), PATIENCE + Duration::from_secs(1));
+
+        let (waits, other) = (
+            registry.find_ready("m", None),
+            registry.find_ready("x", None),
+        );
+        let comes = async {
+            registry.expect(BTreeSet::from(["m".to_owned()]));
+            tokio::task::yield_now().await;
+            let model = echo_model("m", EchoOptions::default()).unwrap();
+            registry.add("m", Arc::new(model));
+            registry.settle(BTreeSet::new());
+        };
+        let (found, other, ()) = tokio::join!(waits, other, comes);
+        assert!(found.is_ok() && registry.has_settled());
+        assert_eq!(other.unwrap_err().code, ErrorCode::ModelNotFound);
     }
 
     #[test]

@@ -6,6 +6,8 @@
 pub const LAYERS: &[&[&str]] = &[
     // Vocabulary: no I/O, no logging.
     &["dynamo-tokens", "dynamo-protocols", "dynamo-config"],
+    // Real processes and servers for tests: knows the binary and no crate.
+    &["dynamo-testkit"],
     // Mechanism and pure domain.
     &["dynamo-runtime", "dynamo-gguf", "dynamo-kv-router"],
     // Mechanism over mechanism: what other systems' engines publish, planes with a broker.
@@ -27,6 +29,7 @@ pub const LAYERS: &[&[&str]] = &[
         "dynamo-bench",
         "dynamo-architecture",
         "dynamo-fuzz",
+        "dynamo-fault-tolerance",
     ],
 ];
 

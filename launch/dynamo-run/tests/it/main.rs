@@ -18,13 +18,7 @@ mod drain;
 #[cfg(test)]
 mod etcd;
 #[cfg(test)]
-#[path = "../../../../lib/runtime/tests/it/etcd_server.rs"]
-#[expect(dead_code, reason = "the runtime's tests use more of it")]
-mod etcd_server;
-#[cfg(test)]
 mod fakes;
-#[cfg(test)]
-mod http;
 #[cfg(test)]
 mod metrics;
 #[cfg(test)]
@@ -33,8 +27,6 @@ mod mocker;
 mod models;
 #[cfg(test)]
 mod nats;
-#[cfg(test)]
-mod process;
 #[cfg(test)]
 mod prometheus;
 #[cfg(test)]
@@ -51,3 +43,6 @@ mod traces;
 mod usage;
 #[cfg(test)]
 mod workers;
+
+#[cfg(test)]
+use dynamo_testkit::{etcd_server, http, process};

@@ -2,9 +2,9 @@
 //! freeze, thaw, end and are killed.
 
 use crate::http::ask;
-use crate::nats::NatsServer;
 use crate::process::{Dynamo, Place, until};
 use crate::workers::FRONTEND;
+use dynamo_testkit::nats_server::NatsServer;
 use rustix::process::Signal;
 use serde_json::json;
 
@@ -99,8 +99,7 @@ fn workers_are_followed_over_zmq() {
 
 #[test]
 fn workers_are_followed_over_nats() {
-    let place = Place::new();
-    let nats = NatsServer::start(&place);
+    let nats = NatsServer::start();
     let planes = ["--request-plane", "nats", "--event-plane", "nats"];
     follows_workers(&[&planes[..], &["--nats-server", &nats.url()]].concat());
 }

@@ -3,10 +3,8 @@
 use crate::http::ask;
 use crate::process::{Dynamo, Place, until};
 use crate::workers::{FRONTEND, SLOW, WORKER, stream};
-use rustix::process::{Pid, Signal, kill_process};
+use dynamo_testkit::nats_server::NatsServer;
 use serde_json::json;
-use std::net::TcpStream;
-use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -15,79 +13,6 @@ const FLEET: &[&str] = &["mocker", "--block-size", "16", "--speedup-ratio", "4"]
 /// Streams at once, and tokens of each.
 const STREAMS: usize = 16;
 const TOKENS: u64 = 120;
-
-pub(crate) struct NatsServer {
-    port: u16,
-    folder: std::path::PathBuf,
-    child: Child,
-}
-
-impl NatsServer {
-    pub(crate) fn start(place: &Place) -> Self {
-        let folder = place.path("nats");
-        std::fs::create_dir_all(&folder).unwrap();
-        let mut child = spawn(&folder, "-1");
-        let mut port = 0;
-        until("nats-server says where it listens", || {
-            assert_eq!(child.try_wait().unwrap(), None, "nats-server ended");
-            port = read_port(&folder).unwrap_or(0);
-            port != 0
-        });
-        Self {
-            port,
-            folder,
-            child,
-        }
-    }
-
-    pub(crate) fn url(&self) -> String {
-        format!("nats://127.0.0.1:{}", self.port)
-    }
-
-    fn kill(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
-    }
-
-    fn start_again(&mut self) {
-        self.child = spawn(&self.folder, &self.port.to_string());
-        until("nats-server listens again", || {
-            TcpStream::connect(("127.0.0.1", self.port)).is_ok()
-        });
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).unwrap();
-    }
-}
-
-impl Drop for NatsServer {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
-/// Killed with the test that started it, even if that is killed itself.
-fn spawn(folder: &std::path::Path, port: &str) -> Child {
-    Command::new("setpriv")
-        .args(["--pdeathsig", "KILL", "nats-server", "-a", "127.0.0.1"])
-        .args(["-p", port, "--ports_file_dir"])
-        .arg(folder)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("nats-server is not installed; on Debian: apt-get install nats-server util-linux")
-}
-
-fn read_port(folder: &std::path::Path) -> Option<u16> {
-    let files = std::fs::read_dir(folder).ok()?.filter_map(Result::ok);
-    let file = files
-        .map(|file| file.path())
-        .find(|path| path.extension().is_some_and(|it| it == "ports"))?;
-    let ports: serde_json::Value = serde_json::from_slice(&std::fs::read(file).ok()?).ok()?;
-    ports["nats"][0].as_str()?.rsplit(':').next()?.parse().ok()
-}
 
 /// A process whose planes go through the server.
 fn start(place: &Place, nats: &NatsServer, name: &str, words: &[&str]) -> Dynamo {
@@ -100,7 +25,7 @@ fn start(place: &Place, nats: &NatsServer, name: &str, words: &[&str]) -> Dynamo
 #[test]
 fn a_fleet_over_nats_routes_by_its_caches_and_survives_the_server() {
     let place = Place::new();
-    let mut nats = NatsServer::start(&place);
+    let mut nats = NatsServer::start();
     let _one = start(&place, &nats, "one", FLEET);
     let _two = start(&place, &nats, "two", FLEET);
     let frontend = start(&place, &nats, "frontend", FRONTEND);
@@ -149,13 +74,13 @@ fn a_fleet_over_nats_routes_by_its_caches_and_survives_the_server() {
         for _ in 0..3 {
             all_go_on();
             nats.kill();
-            nats.start_again();
+            nats.restart();
         }
         all_go_on();
-        nats.signal(Signal::STOP);
+        nats.freeze();
         // Not a wait for something to happen: this is for how long the server stands still.
         std::thread::sleep(Duration::from_secs(4));
-        nats.signal(Signal::CONT);
+        nats.thaw();
         all_go_on();
         over.store(true, Ordering::Relaxed);
     });
@@ -167,14 +92,14 @@ fn a_fleet_over_nats_routes_by_its_caches_and_survives_the_server() {
 fn every_token_of_a_stream_comes_once_though_the_server_is_killed() {
     const LENGTH: usize = 400;
     let place = Place::new();
-    let mut nats = NatsServer::start(&place);
+    let mut nats = NatsServer::start();
     let _worker = start(&place, &nats, "worker", &[WORKER, SLOW].concat());
     let frontend = start(&place, &nats, "frontend", FRONTEND);
     frontend.await_models(&["echo"]);
     let mut answer = frontend.post("/v1/completions", &stream(LENGTH));
     answer.event().unwrap().unwrap();
     nats.kill();
-    nats.start_again();
+    nats.restart();
     let streamed = answer.streamed();
     assert!(streamed.complete, "{streamed:?} {}", frontend.log());
     // The first event was read above.
@@ -185,7 +110,7 @@ fn every_token_of_a_stream_comes_once_though_the_server_is_killed() {
 #[test]
 fn a_server_that_is_not_there_is_waited_for_and_named() {
     let place = Place::new();
-    let mut nats = NatsServer::start(&place);
+    let mut nats = NatsServer::start();
     nats.kill();
     let words = [WORKER, &["--system-port", "0"]].concat();
     let worker = start(&place, &nats, "worker", &words);
@@ -193,7 +118,7 @@ fn a_server_that_is_not_there_is_waited_for_and_named() {
     let status = worker.status_address();
     let health = || ask(&status, ("GET", "/health"), &[], "").unwrap().status;
     assert_eq!(health(), 503);
-    nats.start_again();
+    nats.restart();
     until("the worker is ready", || health() == 200);
     let frontend = start(&place, &nats, "frontend", FRONTEND);
     frontend.await_models(&["echo"]);

@@ -1,9 +1,9 @@
 //! Processes that speak TLS: with each other, with their clients, and with nobody who has no
 //! certificate.
 
-use crate::etcd_server::Certificates;
 use crate::process::{Dynamo, Place, until};
 use crate::workers::FRONTEND;
+use dynamo_testkit::certificates::Certificates;
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};

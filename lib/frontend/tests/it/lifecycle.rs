@@ -3,7 +3,10 @@
 use crate::harness::{MODEL, Server, patiently, read_until, request};
 use dynamo_protocols::engine::Engine;
 use serde_json::json;
+use std::collections::BTreeSet;
+use std::time::Duration;
 use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
 fn stream(prompt: &str) -> Vec<u8> {
     let body =
@@ -47,8 +50,12 @@ async fn a_client_that_vanishes_while_it_waits_frees_the_engine() {
     patiently(server.engine.drain()).await;
 }
 
+async fn until_closed(server: &Server) {
+    patiently(async { while TcpStream::connect(server.address).await.is_ok() {} }).await;
+}
+
 #[tokio::test]
-async fn a_drain_finishes_what_runs_and_refuses_what_comes() {
+async fn a_drain_closes_the_socket_first_and_finishes_what_runs() {
     let server = Server::start().await;
     server.engine.shut_after(1);
     let mut connection = server.connect().await;
@@ -56,20 +63,73 @@ async fn a_drain_finishes_what_runs_and_refuses_what_comes() {
     read_until(&mut connection, "\"text\":\"a\"").await;
     assert_eq!(server.get("/health").await.status, 200);
     server.drain.cancel();
-    patiently(async { while server.get("/health").await.status != 503 {} }).await;
-    assert_eq!(server.get("/live").await.status, 200);
-    let body = json!({"model": MODEL, "prompt": "a"}).to_string();
-    let reply = server.post("/v1/completions", &body).await;
-    assert_eq!(reply.error(), (503, "draining".to_owned(), None));
-    assert!(reply.header("retry-after").is_some());
+    // Whoever comes now goes elsewhere.
+    until_closed(&server).await;
     server.engine.open();
     read_until(&mut connection, "[DONE]").await;
     assert_eq!(server.drained().await.dropped_requests, 0);
-    assert!(
-        tokio::net::TcpStream::connect(server.address)
-            .await
-            .is_err()
+}
+
+#[tokio::test]
+async fn who_is_connected_when_a_drain_begins_is_served() {
+    let server = Server::start().await;
+    let whole = stream("abc");
+    let (head, rest) = whole.split_at(20);
+    let [mut silent, mut begun] = [server.connect().await, server.connect().await];
+    begun.write_all(head).await.unwrap();
+    // One that waits to be let in, for all that the server knows.
+    let mut latest = server.connect().await;
+    server.drain.cancel();
+    latest.write_all(&whole).await.unwrap();
+    read_until(&mut latest, "[DONE]").await;
+    silent.write_all(&whole).await.unwrap();
+    read_until(&mut silent, "[DONE]").await;
+    begun.write_all(rest).await.unwrap();
+    read_until(&mut begun, "[DONE]").await;
+    until_closed(&server).await;
+    assert_eq!(server.drained().await.dropped_requests, 0);
+}
+
+#[tokio::test]
+async fn a_drain_does_not_wait_for_connections_that_ask_nothing() {
+    let server = Server::start().await;
+    let idle = server.connect().await;
+    let mut kept = server.connect().await;
+    let asked = b"GET /live HTTP/1.1\r\nhost: x\r\n\r\n";
+    kept.write_all(asked).await.unwrap();
+    read_until(&mut kept, "live").await;
+    server.drain.cancel();
+    assert_eq!(server.drained().await.dropped_requests, 0);
+    drop((idle, kept));
+}
+
+#[tokio::test]
+async fn a_process_that_has_not_heard_of_its_models_is_not_ready_and_requests_wait() {
+    let server = Server::start().await;
+    let model = server.models.remove(MODEL).unwrap();
+    server.models.expect_anything(Duration::from_secs(60));
+    let health = server.get("/health").await;
+    assert_eq!(
+        (health.status, &health.json()["stage"]),
+        (503, &json!("starting"))
     );
+    let body = json!({"model": MODEL, "prompt": "abc"}).to_string();
+    let impatient = server
+        .post_with(
+            "/v1/completions",
+            "x-dynamo-queue-timeout-ms: 50\r\n",
+            &body,
+        )
+        .await;
+    let not_ready = (503, "model_not_ready".to_owned(), Some("model".to_owned()));
+    assert_eq!(impatient.error(), not_ready);
+    let comes = async {
+        server.models.add(MODEL, model);
+        server.models.settle(BTreeSet::new());
+    };
+    let (reply, ()) = tokio::join!(server.post("/v1/completions", &body), comes);
+    assert_eq!(reply.status, 200);
+    assert_eq!(server.get("/health").await.status, 200);
 }
 
 #[tokio::test]

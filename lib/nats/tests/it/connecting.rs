@@ -1,10 +1,11 @@
 //! Getting a link: servers that are away, that refuse, and what the user is told.
 
-use crate::server::{NatsServer, PATIENCE};
+use crate::PATIENCE;
 use dynamo_config::Secret;
 use dynamo_nats::{Link, NatsError, NatsOptions};
 use dynamo_runtime::status::HealthState;
 use dynamo_runtime::{Environment, Tasks};
+use dynamo_testkit::nats_server::NatsServer;
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
@@ -37,7 +38,7 @@ fn is_down(health: &HealthState) -> bool {
 
 #[tokio::test]
 async fn a_server_that_comes_later_is_waited_for() {
-    let mut server = NatsServer::start_killed().await;
+    let mut server = NatsServer::start_killed();
     let health = HealthState::new();
     let tasks = Tasks::root();
     let environment = Environment::system();
@@ -46,7 +47,7 @@ async fn a_server_that_comes_later_is_waited_for() {
         .await
         .unwrap();
     assert!(is_down(&health) && !health.report().is_ready());
-    server.restart().await;
+    server.restart();
     until("the link is up", || !is_down(&health)).await;
     assert!(link.is_up());
     server.kill();
@@ -55,7 +56,7 @@ async fn a_server_that_comes_later_is_waited_for() {
 
 #[tokio::test]
 async fn wrong_credentials_fail_the_start_and_are_not_shown() {
-    let server = NatsServer::start_with("authorization { user: me, password: right }").await;
+    let server = NatsServer::start_with("authorization { user: me, password: right }");
     let wrong = NatsOptions {
         nats_auth_username: Some("me".to_owned()),
         nats_auth_password: Some(Secret::new("wr0ng")),
@@ -77,7 +78,7 @@ async fn wrong_credentials_fail_the_start_and_are_not_shown() {
 
 #[tokio::test]
 async fn a_token_and_an_nkey_let_in() {
-    let server = NatsServer::start_with("authorization { token: t0k3n }").await;
+    let server = NatsServer::start_with("authorization { token: t0k3n }");
     let options = NatsOptions {
         nats_auth_token: Some(Secret::new("t0k3n")),
         ..to(&server)
@@ -88,7 +89,7 @@ async fn a_token_and_an_nkey_let_in() {
     let seed = "SUACSSL3UAHUDXKFSNVUZRF5UHPMWZ6BFDTJ7M6USDXIEDNPPQYYYCU3VY";
     let public = "UDXU4RCSJNZOIQHZNWXHXORDPRTGNJAHAHFRGZNEEJCPQTT2M7NLCNF4";
     let settings = format!("authorization {{ users: [ {{ nkey: {public} }} ] }}");
-    let server = NatsServer::start_with(&settings).await;
+    let server = NatsServer::start_with(&settings);
     let options = NatsOptions {
         nats_auth_nkey: Some(Secret::new(seed)),
         ..to(&server)

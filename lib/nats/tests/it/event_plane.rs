@@ -1,7 +1,7 @@
 //! The event plane over NATS against the contract that every backend passes, and what the server
 //! keeps.
 
-use crate::server::{NatsServer, PATIENCE};
+use crate::PATIENCE;
 use bytes::Bytes;
 use dynamo_nats::{Link, NatsEvents, NatsOptions, NatsPlane};
 use dynamo_runtime::component::DistributedRuntime;
@@ -14,6 +14,7 @@ use dynamo_runtime::event_plane::{
 use dynamo_runtime::request_plane::{RequestPlane, TcpPlane, TcpPlaneOptions};
 use dynamo_runtime::status::HealthState;
 use dynamo_runtime::{Environment, Tasks, event_plane_contract};
+use dynamo_testkit::nats_server::NatsServer;
 use futures_util::future::BoxFuture;
 use std::sync::Arc;
 use tokio::time::timeout;
@@ -47,7 +48,7 @@ struct NatsProcess {
 impl Nats {
     async fn start(settings: &str, nats_requests: bool) -> Self {
         Self {
-            server: NatsServer::start_with(settings).await,
+            server: NatsServer::start_with(settings),
             registry: MemRegistry::new(),
             nats_requests,
             jetstream: false,
@@ -149,7 +150,7 @@ async fn events_go_on_after_the_server_was_killed() {
         for next in round * 100 + 1..=end {
             publish(&channel, next);
             if next % 100 == 50 {
-                backend.server.restart().await;
+                backend.server.restart();
             }
         }
         let hear = async {
@@ -205,7 +206,7 @@ async fn the_server_keeps_events_and_gives_them_again() {
     };
     timeout(PATIENCE, read).await.expect("they are kept");
     assert!(again.iter().map(|message| message[0]).eq(0..10));
-    backend.server.restart().await;
+    backend.server.restart();
     // A new listener has them all, also from a server that was killed meanwhile.
     let mut late = process.medium.listen(topic.address()).await.unwrap();
     let all = async {

@@ -2,6 +2,12 @@
 //!
 //! Modules are marked as tests so that lints that allow something in tests allow it here.
 
+use std::time::Duration;
+
+/// Nothing in a healthy run takes this long.
+#[cfg(test)]
+const PATIENCE: Duration = Duration::from_secs(60);
+
 #[cfg(test)]
 mod connecting;
 #[cfg(test)]
@@ -10,7 +16,5 @@ mod event_plane;
 mod proxy;
 #[cfg(test)]
 mod request_plane;
-#[cfg(test)]
-mod server;
 #[cfg(test)]
 mod survival;

@@ -1,12 +1,12 @@
 //! The request plane over NATS against the contract that every backend passes.
 
 use crate::proxy::{Proxy, Traffic};
-use crate::server::NatsServer;
 use dynamo_nats::{Link, NatsOptions, NatsPlane};
 use dynamo_runtime::request_plane::contract::{TestBackend, TestProcess};
 use dynamo_runtime::request_plane::{RequestPlane, TcpPlaneOptions};
 use dynamo_runtime::status::HealthState;
 use dynamo_runtime::{Environment, Tasks, request_plane_contract};
+use dynamo_testkit::nats_server::NatsServer;
 use futures_util::future::BoxFuture;
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ pub(crate) struct NatsProcess {
 impl Nats {
     async fn start(settings: &str) -> Self {
         Self {
-            server: NatsServer::start_with(settings).await,
+            server: NatsServer::start_with(settings),
         }
     }
 }

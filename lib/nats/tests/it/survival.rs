@@ -1,8 +1,8 @@
 //! Streams of numbered items while the server is killed, restarted, frozen and thawed: every item
 //! comes exactly once and in order.
 
+use crate::PATIENCE;
 use crate::request_plane::NatsProcess;
-use crate::server::{NatsServer, PATIENCE};
 use bytes::Bytes;
 use dynamo_protocols::{ErrorCode, RequestError};
 use dynamo_runtime::discovery::{EndpointId, InstanceId};
@@ -10,6 +10,7 @@ use dynamo_runtime::request_plane::{
     Handler, IncomingRequest, Item, ItemStream, Registration, RequestHeader, RequestPlane,
     ResponseStream,
 };
+use dynamo_testkit::nats_server::NatsServer;
 use futures_util::future::{BoxFuture, join_all};
 use futures_util::{StreamExt, stream};
 use std::sync::Arc;
@@ -122,16 +123,16 @@ async fn read(mut answer: ResponseStream, came: &watch::Sender<u64>) -> Result<(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_and_restarted_server_loses_nothing() {
-    let mut nats = NatsServer::start().await;
+    let mut nats = NatsServer::start();
     let pair = Pair::start(&nats).await;
     let ends = pair
         .read_all(async |mut middle: Middle| {
             middle.reached(100).await;
             nats.kill();
-            nats.restart().await;
+            nats.restart();
             // Once more, just when everybody is back.
             middle.reached(300).await;
-            nats.restart().await;
+            nats.restart();
         })
         .await;
     assert_eq!(ends, vec![Ok(()); STREAMS]);
@@ -139,7 +140,7 @@ async fn a_killed_and_restarted_server_loses_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_outage_longer_than_the_silence_that_peers_are_allowed_is_survived() {
-    let mut nats = NatsServer::start().await;
+    let mut nats = NatsServer::start();
     let pair = Pair::start(&nats).await;
     let ends = pair
         .read_all(async |mut middle: Middle| {
@@ -147,7 +148,7 @@ async fn an_outage_longer_than_the_silence_that_peers_are_allowed_is_survived() 
             nats.kill();
             // Not a wait for something to happen: this is for how long the server is away.
             sleep(Duration::from_secs(5)).await;
-            nats.restart().await;
+            nats.restart();
         })
         .await;
     assert_eq!(ends, vec![Ok(()); STREAMS]);
@@ -155,7 +156,7 @@ async fn an_outage_longer_than_the_silence_that_peers_are_allowed_is_survived() 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_frozen_and_thawed_server_loses_nothing() {
-    let nats = NatsServer::start().await;
+    let nats = NatsServer::start();
     let pair = Pair::start(&nats).await;
     let ends = pair
         .read_all(async |mut middle: Middle| {
@@ -172,7 +173,7 @@ async fn a_frozen_and_thawed_server_loses_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_frozen_worker_is_noticed_while_the_server_is_well() {
     use dynamo_runtime::request_plane::contract::TestProcess;
-    let nats = NatsServer::start().await;
+    let nats = NatsServer::start();
     let pair = Pair::start(&nats).await;
     let ends = pair
         .read_all(async |mut middle: Middle| {
@@ -188,12 +189,12 @@ async fn a_frozen_worker_is_noticed_while_the_server_is_well() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_go_on_after_a_restart() {
-    let mut nats = NatsServer::start().await;
+    let mut nats = NatsServer::start();
     let pair = Pair::start(&nats).await;
     for number in 0..3 {
         let mut answer = pair.call(number).await;
         let first = timeout(PATIENCE, answer.next()).await.unwrap().unwrap();
         assert_eq!(first.unwrap().position, 0);
-        nats.restart().await;
+        nats.restart();
     }
 }

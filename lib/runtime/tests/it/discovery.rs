@@ -1,6 +1,5 @@
 //! Every discovery backend against the one contract.
 
-use crate::etcd_server::EtcdServer;
 use dynamo_runtime::discovery::contract::{TestBackend, TestProcess};
 use dynamo_runtime::discovery::etcd::EtcdDiscovery;
 use dynamo_runtime::discovery::file::{FileDiscovery, FileTimings};
@@ -11,6 +10,7 @@ use dynamo_runtime::discovery::{
 };
 use dynamo_runtime::etcd::{Endpoint, EtcdSettings, TlsFiles};
 use dynamo_runtime::{Environment, Tasks, discovery_contract};
+use dynamo_testkit::etcd_server::EtcdServer;
 use futures_util::future::BoxFuture;
 use std::cell::RefCell;
 use std::fs;

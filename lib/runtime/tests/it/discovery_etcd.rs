@@ -1,6 +1,5 @@
 //! The `etcd` backend against real servers that die, freeze, forget, compact, refuse and encrypt.
 
-use crate::etcd_server::{Certificates, EtcdServer};
 use dynamo_config::Secret;
 use dynamo_runtime::discovery::etcd::{EtcdDiscovery, PREFIX};
 use dynamo_runtime::discovery::{
@@ -9,6 +8,8 @@ use dynamo_runtime::discovery::{
 };
 use dynamo_runtime::etcd::{Endpoint, EtcdSettings, TlsFiles, User};
 use dynamo_runtime::{Environment, Tasks};
+use dynamo_testkit::certificates::Certificates;
+use dynamo_testkit::etcd_server::EtcdServer;
 use prometheus::core::Collector;
 use std::collections::BTreeSet;
 use std::net::TcpListener;

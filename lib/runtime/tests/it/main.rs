@@ -13,8 +13,6 @@ mod discovery_etcd;
 #[cfg(test)]
 mod discovery_processes;
 #[cfg(test)]
-mod etcd_server;
-#[cfg(test)]
 mod event_plane;
 #[cfg(test)]
 mod request_plane;

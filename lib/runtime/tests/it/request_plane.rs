@@ -1,6 +1,5 @@
 //! Every request-plane backend against the one contract, and what is the tcp backend's own.
 
-use crate::etcd_server::Certificates;
 use crate::request_plane_network::{MemoryNetwork, Switch, Traffic, switched};
 use dynamo_runtime::environment::Network;
 use dynamo_runtime::request_plane::contract::{TestBackend, TestProcess};
@@ -9,6 +8,7 @@ use dynamo_runtime::request_plane::{
 };
 use dynamo_runtime::tls::{ClientTls, NamedFile, ServerTls, TlsNetwork};
 use dynamo_runtime::{Environment, Tasks, request_plane_contract};
+use dynamo_testkit::certificates::Certificates;
 use futures_util::future::BoxFuture;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

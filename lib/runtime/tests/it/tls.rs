@@ -1,9 +1,9 @@
 //! TLS on real sockets: who is let in, who is trusted, and certificates that change under way.
 
-use crate::etcd_server::Certificates;
 use dynamo_runtime::Environment;
 use dynamo_runtime::environment::{Connection, Listener, Network};
 use dynamo_runtime::tls::{ClientTls, NamedFile, ServerTls, TlsError, TlsNetwork};
+use dynamo_testkit::certificates::Certificates;
 use std::fs;
 use std::io;
 use std::sync::Arc;

@@ -1,10 +1,11 @@
 //! An etcd of a test's own: on ports of its own, in a folder of its own, killed with the test.
-//! Shared with the tests of the binary, which include this file.
 
+use crate::certificates::Certificates;
+use crate::site::Site;
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{self, File};
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -18,8 +19,10 @@ const TRIES: u32 = 10;
 const READY: &str = "ready to serve client requests";
 
 /// A server, or the place where one was.
-pub(crate) struct EtcdServer {
+#[derive(Debug)]
+pub struct EtcdServer {
     folder: tempfile::TempDir,
+    site: Site,
     port: u16,
     peer_port: u16,
     /// More arguments.
@@ -29,21 +32,16 @@ pub(crate) struct EtcdServer {
     starts: u32,
 }
 
-/// Certificates that a server and its clients trust, made by the test.
-pub(crate) struct Certificates {
-    folder: tempfile::TempDir,
-}
-
 // === impl EtcdServer ===
 
 impl EtcdServer {
     /// A server that asks nobody for anything.
-    pub(crate) fn start() -> Self {
+    pub fn start() -> Self {
         Self::start_with("http", &[])
     }
 
     /// A server that speaks TLS with these certificates, and lets in only who has one of them.
-    pub(crate) fn start_tls(certificates: &Certificates) -> Self {
+    pub fn start_tls(certificates: &Certificates) -> Self {
         let arguments = [
             format!("--cert-file={}", certificates.file("server.pem")),
             format!("--key-file={}", certificates.file("server.key")),
@@ -54,10 +52,16 @@ impl EtcdServer {
     }
 
     /// A server with more arguments.
-    pub(crate) fn start_with(scheme: &'static str, arguments: &[String]) -> Self {
+    pub fn start_with(scheme: &'static str, arguments: &[String]) -> Self {
+        Self::start_at(&Site::local(), scheme, arguments)
+    }
+
+    /// A server somewhere else.
+    pub fn start_at(site: &Site, scheme: &'static str, arguments: &[String]) -> Self {
         for _ in 0..TRIES {
             let mut server = Self {
                 folder: tempfile::tempdir().unwrap(),
+                site: site.clone(),
                 port: free_port(),
                 peer_port: free_port(),
                 arguments: arguments.to_vec(),
@@ -73,12 +77,12 @@ impl EtcdServer {
     }
 
     /// Where it listens, for `--etcd-endpoints`.
-    pub(crate) fn endpoint(&self) -> String {
-        format!("{}://127.0.0.1:{}", self.scheme, self.port)
+    pub fn endpoint(&self) -> String {
+        format!("{}://{}:{}", self.scheme, self.site.host(), self.port)
     }
 
     /// Kills it: what a power cut does.
-    pub(crate) fn kill(&mut self) {
+    pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().unwrap();
             child.wait().unwrap();
@@ -86,22 +90,22 @@ impl EtcdServer {
     }
 
     /// Freezes it: its connections stay open and nobody answers.
-    pub(crate) fn freeze(&self) {
+    pub fn freeze(&self) {
         self.signal(Signal::STOP);
     }
 
     /// Lets it go on.
-    pub(crate) fn thaw(&self) {
+    pub fn thaw(&self) {
         self.signal(Signal::CONT);
     }
 
     /// Takes away everything that it stored.
-    pub(crate) fn forget(&self) {
+    pub fn forget(&self) {
         fs::remove_dir_all(self.data()).unwrap();
     }
 
     /// Starts it again where it was.
-    pub(crate) fn restart(&mut self) {
+    pub fn restart(&mut self) {
         let mut started = false;
         for _ in 0..TRIES {
             started = started || self.try_to_run();
@@ -110,7 +114,7 @@ impl EtcdServer {
     }
 
     /// Runs etcd's own command line against it.
-    pub(crate) fn ctl(&self, words: &[&str]) -> String {
+    pub fn ctl(&self, words: &[&str]) -> String {
         let output = Command::new("etcdctl")
             .env("ETCDCTL_API", "3")
             .arg("--endpoints")
@@ -163,13 +167,12 @@ impl EtcdServer {
         true
     }
 
-    /// The kernel ends it with the thread that started it, so that it never outlives a test.
     fn command(&self) -> Command {
         let client = self.endpoint();
-        let peer = format!("http://127.0.0.1:{}", self.peer_port);
-        let mut command = Command::new("setpriv");
+        let peer = format!("http://{}:{}", self.site.host(), self.peer_port);
+        let mut command = self.site.command("etcd");
         command
-            .args(["--pdeathsig", "KILL", "etcd", "--name", "default"])
+            .args(["--name", "default"])
             .arg("--data-dir")
             .arg(self.data())
             .args(["--listen-client-urls", &client])
@@ -180,7 +183,6 @@ impl EtcdServer {
             // Alone, it need not wait for others to vote; and it takes leases of one second.
             .args(["--heartbeat-interval", "50", "--election-timeout", "250"])
             .args(&self.arguments)
-            .stdin(Stdio::null())
             .stdout(Stdio::null());
         command
     }
@@ -194,72 +196,11 @@ impl Drop for EtcdServer {
 
 /// A port that nobody listens on, below those that the system hands out by itself: nobody's
 /// outgoing connection takes it while its server is away.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     use std::hash::BuildHasher;
     let random = std::hash::RandomState::new();
     let mut candidates = (0_u32..).map(|n| 20_000 + (random.hash_one(n) % 12_000) as u16);
     candidates
         .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
         .unwrap()
-}
-
-// === impl Certificates ===
-
-impl Certificates {
-    /// An authority, a server's certificate for this machine, a client's.
-    pub(crate) fn make() -> Self {
-        let certificates = Self {
-            folder: tempfile::tempdir().unwrap(),
-        };
-        certificates.authority("ca");
-        certificates.signed("server", "subjectAltName=IP:127.0.0.1,DNS:localhost");
-        certificates.signed("client", "extendedKeyUsage=clientAuth");
-        certificates
-    }
-
-    /// Another authority, which signed nothing here.
-    pub(crate) fn authority(&self, name: &str) {
-        self.openssl(&format!(
-            "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 \
-             -subj /CN={name} -keyout {name}.key -out {name}.pem"
-        ));
-    }
-
-    pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn file(&self, name: &str) -> String {
-        self.path(name).to_str().unwrap().to_owned()
-    }
-
-    fn signed(&self, name: &str, extension: &str) {
-        let extensions = format!("basicConstraints=CA:FALSE\n{extension}\n");
-        fs::write(self.path("extensions"), extensions).unwrap();
-        self.openssl(&format!(
-            "req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN={name} \
-             -keyout {name}.key -out {name}.csr"
-        ));
-        self.openssl(&format!(
-            "x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 \
-             -extfile extensions -out {name}.pem"
-        ));
-    }
-
-    fn openssl(&self, words: &str) {
-        let output = run_in(self.folder.path(), "openssl", words);
-        assert!(
-            output.status.success(),
-            "{words}: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-    }
-}
-
-fn run_in(folder: &Path, program: &str, words: &str) -> std::process::Output {
-    Command::new(program)
-        .args(words.split_whitespace())
-        .current_dir(folder)
-        .output()
-        .unwrap_or_else(|error| panic!("{program}: {error}; apt-get install {program}"))
 }

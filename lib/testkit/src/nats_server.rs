@@ -1,100 +1,101 @@
-//! A `nats-server` of a test's own. It is killed with the test that started it, even if that is
-//! killed itself.
+//! A `nats-server` of a test's own: on a port of its own, in a folder of its own, killed with the
+//! test.
 
+use crate::process::until;
+use crate::site::Site;
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
-use tokio::net::TcpStream;
-use tokio::time::{sleep, timeout};
 
-/// Nothing in a healthy run takes this long.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
-
-const POLL: Duration = Duration::from_millis(10);
-
-pub(crate) struct NatsServer {
+/// A server, or the place where one was.
+#[derive(Debug)]
+pub struct NatsServer {
     folder: tempfile::TempDir,
+    site: Site,
     port: u16,
     child: Child,
 }
 
 impl NatsServer {
     /// A server without any settings.
-    pub(crate) async fn start() -> Self {
-        Self::start_with("").await
+    pub fn start() -> Self {
+        Self::start_with("")
     }
 
     /// A server with these settings, as its configuration file has them.
-    pub(crate) async fn start_with(settings: &str) -> Self {
+    pub fn start_with(settings: &str) -> Self {
+        Self::start_at(&Site::local(), settings)
+    }
+
+    /// A server somewhere else.
+    pub fn start_at(site: &Site, settings: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("nats.conf"), settings).unwrap();
-        let mut child = spawn(folder.path(), -1);
+        let mut child = spawn(folder.path(), site, -1);
+        let mut port = None;
         // The server writes the port that it took into a file of this folder.
-        let port = timeout(PATIENCE, async {
-            loop {
-                if let Some(port) = read_port(folder.path()) {
-                    return port;
-                }
-                let status = child.try_wait().unwrap();
-                assert!(status.is_none(), "nats-server ended at start: {status:?}");
-                sleep(POLL).await;
-            }
+        until("nats-server says where it listens", || {
+            let status = child.try_wait().unwrap();
+            assert!(status.is_none(), "nats-server ended at start: {status:?}");
+            port = read_port(folder.path());
+            port.is_some()
         });
-        let port = port.await.expect("nats-server says where it listens");
         let server = Self {
             folder,
-            port,
+            site: site.clone(),
+            port: port.unwrap(),
             child,
         };
-        server.until_it_listens().await;
+        server.until_it_listens();
         server
     }
 
     /// A server that is not there, and comes with [`NatsServer::restart`].
-    pub(crate) async fn start_killed() -> Self {
-        let mut server = Self::start().await;
+    pub fn start_killed() -> Self {
+        let mut server = Self::start();
         server.kill();
         server
     }
 
-    pub(crate) fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+    /// Its host and port.
+    pub fn address(&self) -> String {
+        format!("{}:{}", self.site.host(), self.port)
     }
 
-    pub(crate) fn url(&self) -> String {
+    /// Where it listens, for `--nats-server`.
+    pub fn url(&self) -> String {
         format!("nats://{}", self.address())
     }
 
     /// kill -9.
-    pub(crate) fn kill(&mut self) {
+    pub fn kill(&mut self) {
         drop(self.child.kill());
         drop(self.child.wait());
     }
 
     /// Starts again on the same port.
-    pub(crate) async fn restart(&mut self) {
+    pub fn restart(&mut self) {
         self.kill();
-        self.child = spawn(self.folder.path(), i32::from(self.port));
-        self.until_it_listens().await;
+        self.child = spawn(self.folder.path(), &self.site, i32::from(self.port));
+        self.until_it_listens();
     }
 
-    pub(crate) fn freeze(&self) {
+    /// SIGSTOP: its connections stay open and nobody answers.
+    pub fn freeze(&self) {
         kill_process(Pid::from_child(&self.child), Signal::STOP).unwrap();
     }
 
-    pub(crate) fn thaw(&self) {
+    /// SIGCONT.
+    pub fn thaw(&self) {
         kill_process(Pid::from_child(&self.child), Signal::CONT).unwrap();
     }
 
-    async fn until_it_listens(&self) {
-        let listens = async {
-            while TcpStream::connect(self.address()).await.is_err() {
-                sleep(POLL).await;
-            }
-        };
-        timeout(PATIENCE, listens).await.expect("it listens");
+    fn until_it_listens(&self) {
+        until("nats-server listens", || {
+            TcpStream::connect(self.address()).is_ok()
+        });
     }
 }
 
@@ -104,18 +105,16 @@ impl Drop for NatsServer {
     }
 }
 
-fn spawn(folder: &Path, port: i32) -> Child {
+fn spawn(folder: &Path, site: &Site, port: i32) -> Child {
     let missing = "nats-server or setpriv is not installed; on Debian: apt-get install nats-server util-linux";
     let found = Command::new("nats-server").arg("--version").output();
     assert!(found.is_ok_and(|found| found.status.success()), "{missing}");
-    Command::new("setpriv")
-        .args(["--pdeathsig", "KILL", "nats-server", "-a", "127.0.0.1"])
-        .args(["-p", &port.to_string()])
+    site.command("nats-server")
+        .args(["-a", site.host(), "-p", &port.to_string()])
         .arg("-c")
         .arg(folder.join("nats.conf"))
         .arg("--ports_file_dir")
         .arg(folder)
-        .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()

@@ -2,6 +2,7 @@
 //! a bound, and no process outlives its test.
 
 use crate::http::{Answer, ask};
+use crate::site::{PATH, Site};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -12,60 +13,86 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A folder that the processes of one test share: discovery, caches, logs.
-pub(crate) struct Place {
+#[derive(Debug)]
+pub struct Place {
     folder: tempfile::TempDir,
 }
 
 /// A process of the binary. Killed when dropped.
-pub(crate) struct Dynamo {
+#[derive(Debug)]
+pub struct Dynamo {
     child: Child,
     stdout: PathBuf,
     stderr: PathBuf,
     /// The first line it printed: what it serves.
-    pub(crate) address: String,
+    pub address: String,
 }
 
 /// A process that came to its end.
-pub(crate) struct Ended {
-    pub(crate) code: Option<i32>,
-    pub(crate) stdout: String,
-    pub(crate) stderr: String,
+#[derive(Debug)]
+pub struct Ended {
+    /// Its exit code; none if a signal ended it.
+    pub code: Option<i32>,
+    /// What it printed.
+    pub stdout: String,
+    /// What it logged.
+    pub stderr: String,
+}
+
+impl Default for Place {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl Place {
-    pub(crate) fn new() -> Self {
+    /// A fresh folder.
+    pub fn new() -> Self {
         Self {
             folder: tempfile::tempdir().unwrap(),
         }
     }
 
-    pub(crate) fn path(&self, name: &str) -> PathBuf {
+    /// The path of a file in it.
+    pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
     /// Writes a file; gives back its path.
-    pub(crate) fn write(&self, name: &str, text: &str) -> String {
+    pub fn write(&self, name: &str, text: &str) -> String {
         let path = self.path(name);
         std::fs::write(&path, text).unwrap();
         path.to_str().unwrap().to_owned()
     }
 
     /// The binary with these words, and of the environment only what keeps it in this folder.
-    pub(crate) fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_dynamo"));
-        command
-            .args(words)
-            .env_clear()
-            .env("DYN_FILE_KV", self.path("discovery"))
-            .env("DYN_ARTEFACT_CACHE", self.path("artefacts"))
-            .env("HOME", self.folder.path())
-            .env("TMPDIR", self.folder.path())
-            .stdin(Stdio::null());
+    pub fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(binary());
+        command.args(words).stdin(Stdio::null());
+        self.keep(&mut command);
         command
     }
 
+    /// The same somewhere else, and ended by the kernel with the thread that started it.
+    pub fn command_at(&self, site: &Site, words: &[&str]) -> Command {
+        let mut command = site.command(binary().to_str().unwrap());
+        command.args(words);
+        self.keep(&mut command);
+        command
+    }
+
+    fn keep(&self, command: &mut Command) {
+        command
+            .env_clear()
+            .env("PATH", PATH)
+            .env("DYN_FILE_KV", self.path("discovery"))
+            .env("DYN_ARTEFACT_CACHE", self.path("artefacts"))
+            .env("HOME", self.folder.path())
+            .env("TMPDIR", self.folder.path());
+    }
+
     /// Starts a command whose output goes to files called `name`.
-    pub(crate) fn spawn(&self, name: &str, mut command: Command) -> Dynamo {
+    pub fn spawn(&self, name: &str, mut command: Command) -> Dynamo {
         let (stdout, stderr) = (
             self.path(&format!("{name}.out")),
             self.path(&format!("{name}.log")),
@@ -84,7 +111,7 @@ impl Place {
     }
 
     /// Starts a command and waits until it says what it serves.
-    pub(crate) fn serve(&self, name: &str, command: Command) -> Dynamo {
+    pub fn serve(&self, name: &str, command: Command) -> Dynamo {
         let mut process = self.spawn(name, command);
         until(&format!("{name} serves"), || {
             let printed = read(&process.stdout);
@@ -104,39 +131,51 @@ impl Place {
     }
 
     /// Starts the binary with these words and waits until it says what it serves.
-    pub(crate) fn start(&self, name: &str, words: &[&str]) -> Dynamo {
+    pub fn start(&self, name: &str, words: &[&str]) -> Dynamo {
         self.serve(name, self.command(words))
     }
 
     /// Runs the binary to its end.
-    pub(crate) fn run(&self, words: &[&str]) -> Ended {
+    pub fn run(&self, words: &[&str]) -> Ended {
         self.spawn("run", self.command(words)).wait()
     }
 }
 
 impl Dynamo {
-    pub(crate) fn signal(&self, signal: Signal) {
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
-    pub(crate) fn pid(&self) -> u32 {
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// What it logged so far.
-    pub(crate) fn log(&self) -> String {
+    pub fn log(&self) -> String {
         read(&self.stderr)
     }
 
+    /// What it printed so far.
+    pub fn printed(&self) -> String {
+        read(&self.stdout)
+    }
+
+    /// Whether it has come to its end.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// Waits until its log has this.
-    pub(crate) fn await_log(&self, text: &str) {
+    pub fn await_log(&self, text: &str) {
         until(&format!("the log has: {text}"), || {
             self.log().contains(text)
         });
     }
 
     /// Waits for it to end.
-    pub(crate) fn wait(&mut self) -> Ended {
+    pub fn wait(&mut self) -> Ended {
         let mut status = None;
         until("the process ends", || {
             status = self.child.try_wait().unwrap();
@@ -149,16 +188,18 @@ impl Dynamo {
         }
     }
 
-    pub(crate) fn get(&self, path: &str) -> Answer {
+    /// Asks it.
+    pub fn get(&self, path: &str) -> Answer {
         ask(&self.address, ("GET", path), &[], "").unwrap()
     }
 
-    pub(crate) fn post(&self, path: &str, body: &str) -> Answer {
+    /// Sends it JSON.
+    pub fn post(&self, path: &str, body: &str) -> Answer {
         ask(&self.address, ("POST", path), &[], body).unwrap()
     }
 
     /// The address of its status server, as logged.
-    pub(crate) fn status_address(&self) -> String {
+    pub fn status_address(&self) -> String {
         const SAID: &str = "status server listens";
         self.await_log(SAID);
         let log = self.log();
@@ -170,7 +211,7 @@ impl Dynamo {
     }
 
     /// Requests that this worker's endpoint took, by its status server.
-    pub(crate) fn requests_taken(&self) -> u64 {
+    pub fn requests_taken(&self) -> u64 {
         let metrics = ask(&self.status_address(), ("GET", "/metrics"), &[], "").unwrap();
         let metrics = metrics.text();
         let line = metrics.lines().find(|line| {
@@ -182,7 +223,7 @@ impl Dynamo {
     }
 
     /// The names it lists.
-    pub(crate) fn models(&self) -> Vec<String> {
+    pub fn models(&self) -> Vec<String> {
         let listed = self.get("/v1/models").json();
         let listed = listed["data"].as_array().unwrap().iter();
         listed
@@ -191,7 +232,7 @@ impl Dynamo {
     }
 
     /// Waits until the models listed are these.
-    pub(crate) fn await_models(&self, names: &[&str]) {
+    pub fn await_models(&self, names: &[&str]) {
         until(&format!("the models are {names:?}"), || {
             self.models() == names
         });
@@ -206,8 +247,24 @@ impl Drop for Dynamo {
     }
 }
 
+/// The binary that was built beside the program that runs, which is a test (`PROFILE/deps/it-...`)
+/// or a tool (`PROFILE/...`).
+fn binary() -> PathBuf {
+    let own = std::env::current_exe().unwrap();
+    let mut folders = own.ancestors().skip(1).take(2);
+    let found = folders.find_map(|folder| {
+        let binary = folder.join("dynamo");
+        binary.is_file().then_some(binary)
+    });
+    found.unwrap_or_else(|| panic!("no dynamo beside {}: run make build", own.display()))
+}
+
 /// Looks again and again until it is so.
-pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+///
+/// # Panics
+///
+/// After half a minute.
+pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !is_so() {
         assert!(Instant::now() < deadline, "gave up waiting until {what}");

@@ -10,30 +10,34 @@ use std::time::Duration;
 const SILENCE: Duration = Duration::from_secs(30);
 
 /// An HTTP answer as it comes in.
-pub(crate) struct Answer {
-    pub(crate) status: u16,
+#[derive(Debug)]
+pub struct Answer {
+    /// Its status.
+    pub status: u16,
     headers: Vec<(String, String)>,
     body: BufReader<Body>,
 }
 
 /// A streamed completion or chat, read to its end.
 #[derive(Debug, Default)]
-pub(crate) struct Streamed {
+pub struct Streamed {
     /// The pieces of text, joined.
-    pub(crate) text: String,
+    pub text: String,
     /// The finish reason, if one came.
-    pub(crate) finish: Option<String>,
+    pub finish: Option<String>,
     /// The code of the error event, if one came.
-    pub(crate) error: Option<String>,
+    pub error: Option<String>,
     /// Whether `[DONE]` came and the body ended as HTTP says.
-    pub(crate) complete: bool,
+    pub complete: bool,
 }
 
+#[derive(Debug)]
 struct Body {
     reader: BufReader<TcpStream>,
     framing: Framing,
 }
 
+#[derive(Debug)]
 enum Framing {
     /// Bytes left of the chunk; `None` before the next one's size.
     Chunks(Option<usize>),
@@ -42,7 +46,18 @@ enum Framing {
 }
 
 /// Sends a request to `http://HOST:PORT` and reads the answer's head.
-pub(crate) fn ask(
+pub fn ask(
+    address: &str,
+    (method, path): (&str, &str),
+    headers: &[(&str, &str)],
+    body: &str,
+) -> io::Result<Answer> {
+    ask_for(SILENCE, address, (method, path), headers, body)
+}
+
+/// The same with a longest wait for each next byte of one's own.
+pub fn ask_for(
+    silence: Duration,
     address: &str,
     (method, path): (&str, &str),
     headers: &[(&str, &str)],
@@ -50,7 +65,7 @@ pub(crate) fn ask(
 ) -> io::Result<Answer> {
     let host = address.trim_start_matches("http://");
     let mut stream = TcpStream::connect(host)?;
-    stream.set_read_timeout(Some(SILENCE))?;
+    stream.set_read_timeout(Some(silence))?;
     let mut head = format!(
         "{method} {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\
          content-type: application/json\r\ncontent-length: {}\r\n",
@@ -91,26 +106,27 @@ impl Answer {
         })
     }
 
-    pub(crate) fn header(&self, wanted: &str) -> Option<&str> {
+    /// A header's value; names are in small letters.
+    pub fn header(&self, wanted: &str) -> Option<&str> {
         let found = self.headers.iter().find(|(name, _)| name == wanted);
         found.map(|(_, value)| value.as_str())
     }
 
     /// The whole body.
-    pub(crate) fn text(mut self) -> String {
+    pub fn text(mut self) -> String {
         let mut text = String::new();
         self.body.read_to_string(&mut text).unwrap();
         text
     }
 
     /// The whole body, as JSON.
-    pub(crate) fn json(self) -> serde_json::Value {
+    pub fn json(self) -> serde_json::Value {
         let text = self.text();
         serde_json::from_str(&text).unwrap_or_else(|_| panic!("not json: {text}"))
     }
 
     /// The data of the next server-sent event; `None` where the body ends as HTTP says.
-    pub(crate) fn event(&mut self) -> io::Result<Option<String>> {
+    pub fn event(&mut self) -> io::Result<Option<String>> {
         let mut text = String::new();
         while self.body.read_line(&mut text)? > 0 {
             if let Some(data) = text.trim_end().strip_prefix("data: ") {
@@ -122,7 +138,7 @@ impl Answer {
     }
 
     /// Reads a streamed answer to its end, wherever that is.
-    pub(crate) fn streamed(mut self) -> Streamed {
+    pub fn streamed(mut self) -> Streamed {
         let mut streamed = Streamed::default();
         let mut done = false;
         loop {

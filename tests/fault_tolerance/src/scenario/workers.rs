@@ -1,0 +1,35 @@
+//! Workers are killed and frozen at random: every answer is that of the undisturbed run.
+
+use super::{Engine, addresses, fleet, nobody, plan, settle, undisturbed};
+use crate::config::FaultOptions;
+use crate::faults::Kind;
+use crate::fleet::Injector;
+use crate::load::{Traffic, drive};
+use crate::report::Report;
+
+pub(super) fn run(options: &FaultOptions, engine: Engine) -> Report {
+    let mut report = Report::new(match engine {
+        Engine::Mock => "simulated workers killed and frozen",
+        Engine::Real => "workers with a real model killed and frozen",
+    });
+    let (fleet, mut workers, frontends) = fleet(options, engine, 1);
+    let questions = engine.mixture().questions(options.seed, options.requests);
+    let traffic = Traffic {
+        questions: &questions,
+        frontends: &addresses(&frontends),
+        concurrency: options.concurrency,
+        balances: false,
+        repeats: false,
+    };
+    let undisturbed = undisturbed(traffic);
+    let plan = plan(options, &workers, &[Kind::Kill, Kind::Freeze]);
+    let mut injector = Injector::new(plan);
+    let outcomes = drive(traffic, "faults", |progress| {
+        injector.run(&fleet, &mut workers, progress);
+    });
+    report.judge(&outcomes, &undisturbed, nobody);
+    report.faults = injector.made;
+    settle(&mut report, &frontends, workers.len());
+    report.moves(&outcomes, &frontends[0].moves());
+    report
+}

@@ -1,0 +1,4 @@
+//! The suite in short, with real processes: few requests, faults close together.
+
+#[cfg(test)]
+mod short;
