@@ -19,6 +19,9 @@ cargo build --release --package dynamo-engine-events --example print_events
 echo "-- servers as they are, with KV events"
 "$python" -m pytest -q tests/backends
 
+echo "-- structured output over workers that die"
+"$python" -m pytest -q tests/structured_output
+
 work=$(mktemp -d)
 pids=()
 finish() {

@@ -200,13 +200,13 @@ def test_embeddings(client, model):
         ({"messages": []}, "invalid_request", "messages"),
         ({"messages": [{"role": "robot", "content": "a"}]}, "invalid_request", None),
         ({"extra_body": {"temprature": 1}}, "unknown_parameter", "temprature"),
-        ({"extra_body": {"guided_json": {}}}, "unsupported_parameter", "guided_json"),
+        ({"extra_body": {"prompt_logprobs": 1}}, "unsupported_parameter", "prompt_logprobs"),
         (
             {"tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}]},
             "unsupported_parameter",
             "tools",
         ),
-        ({"response_format": {"type": "json_object"}}, "unsupported_parameter", None),
+        ({"response_format": {"type": "xml"}}, "unsupported_parameter", None),
         ({"max_tokens": 1_000_000}, "context_length_exceeded", "prompt"),
     ],
 )

@@ -7,6 +7,7 @@ use dynamo_protocols::engine::{
 };
 use dynamo_protocols::error::ErrorCode;
 use dynamo_protocols::load::LoadReport;
+use dynamo_protocols::structured::StructuredSupport;
 use futures_core::future::BoxFuture;
 use std::future::ready;
 
@@ -36,6 +37,11 @@ impl Engine for Elsewhere {
         _context: RequestContext,
     ) -> BoxFuture<'_, Result<EmbedResponse, RequestError>> {
         Box::pin(ready(Err(elsewhere())))
+    }
+
+    /// It is not sent any: the servers get their clients' fields as they are, and judge them.
+    fn structured_output(&self) -> StructuredSupport {
+        StructuredSupport::Replayed
     }
 
     fn load(&self) -> LoadReport {

@@ -15,16 +15,18 @@ mod transfer;
 mod worker;
 
 use crate::config::{LlamacppOptions, Settings};
+use crate::constraint::{Matching, Prepared, Workshop};
 use crate::embedding::max_input_tokens;
 use crate::error::LoadError;
 use crate::model::ModelFacts;
 use crate::scheduler::Layout;
 use dynamo_protocols::engine::{
-    EmbedRequest, EmbedResponse, Engine, EngineOutput, EngineRequest, EngineStream, KvEventStream,
-    RequestContext, StopConditions, TokenId,
+    EmbedRequest, EmbedResponse, Engine, EngineOutput, EngineRequest, EngineStream, FinishReason,
+    KvEventStream, RequestContext, StopConditions, TokenId,
 };
 use dynamo_protocols::kv::{KvLayout, KvTransfer};
 use dynamo_protocols::load::LoadReport;
+use dynamo_protocols::structured::{StructuredOutput, StructuredSupport};
 use dynamo_protocols::{ErrorCode, RequestError};
 use futures_core::future::BoxFuture;
 use inbox::{Command, Shared, Submission};
@@ -35,6 +37,7 @@ use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::thread::JoinHandle;
 use tokio::sync::{broadcast, mpsc, oneshot};
+use worker::Startup;
 
 /// Outputs that a sequence's consumer may lag behind before the sequence pauses.
 const STREAM_CAPACITY: usize = 64;
@@ -55,6 +58,8 @@ pub struct LlamacppEngine {
     facts: ModelFacts,
     settings: Settings,
     layout: KvLayout,
+    /// Compiles constraints; `None` if no answer of the model can end.
+    workshop: Option<Workshop>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -73,8 +78,12 @@ impl LlamacppEngine {
         };
         // A sender that is dropped without an answer is a thread that panicked.
         let started = outcome.recv();
-        let (facts, settings) = match started {
-            Ok(Ok(started)) => started,
+        let Startup {
+            facts,
+            settings,
+            vocabulary,
+        } = match started {
+            Ok(Ok(startup)) => startup,
             Ok(Err(error)) => {
                 drop(thread.join());
                 return Err(error);
@@ -85,13 +94,18 @@ impl LlamacppEngine {
             }
         };
         let layout = transfer::layout(&facts, &settings);
-        Ok(Self {
+        let mut engine = Self {
             shared,
             facts,
             settings,
             layout,
+            workshop: None,
             thread: Some(thread),
-        })
+        };
+        if vocabulary.is_usable() {
+            engine.workshop = Some(Workshop::start(vocabulary)?);
+        }
+        Ok(engine)
     }
 
     /// Most tokens of one sequence, prompt and output.
@@ -114,7 +128,7 @@ impl LlamacppEngine {
         &self.facts.architecture
     }
 
-    fn start(&self, request: EngineRequest) -> Result<EngineStream, RequestError> {
+    async fn start(&self, request: EngineRequest) -> Result<EngineStream, RequestError> {
         if self.facts.pooling {
             let message = format!(
                 "model {} computes embeddings and generates no text",
@@ -127,21 +141,50 @@ impl LlamacppEngine {
             vocab_size: self.facts.vocab_size,
             context_length: self.context_length(),
         };
-        match request::admit(&request, &limits)? {
-            Admission::AlreadyFinished(output) => Ok(stream::finished(output)),
-            Admission::Generate => {
-                let (sender, receiver) = mpsc::channel::<EngineOutput>(STREAM_CAPACITY);
-                let (link, stream) = stream::pair(sender, receiver, &self.shared);
-                let submission = Submission {
-                    request,
-                    link,
-                    open: self.shared.open(),
-                };
-                self.shared
-                    .submit(submission, self.settings.scheduler.max_waiting)?;
-                Ok(stream)
-            }
+        if let Admission::AlreadyFinished(output) = request::admit(&request, &limits)? {
+            return Ok(stream::finished(output));
         }
+        let matching = match &request.sampling.structured {
+            None => None,
+            Some(structured) => match self.prepare(structured, &request.generated_ids).await? {
+                Prepared::Begun(matching) => Some(matching),
+                Prepared::Complete => {
+                    return Ok(stream::finished(request::finished(
+                        FinishReason::EndOfSequence,
+                    )));
+                }
+            },
+        };
+        self.submit(request, matching)
+    }
+
+    async fn prepare(
+        &self,
+        structured: &Arc<StructuredOutput>,
+        generated: &[TokenId],
+    ) -> Result<Prepared, RequestError> {
+        match &self.workshop {
+            Some(workshop) => workshop.prepare(structured, generated).await,
+            None => Err(structured.unsupported("a model without a token that ends an answer")),
+        }
+    }
+
+    fn submit(
+        &self,
+        request: EngineRequest,
+        matching: Option<Box<Matching>>,
+    ) -> Result<EngineStream, RequestError> {
+        let (sender, receiver) = mpsc::channel::<EngineOutput>(STREAM_CAPACITY);
+        let (link, stream) = stream::pair(sender, receiver, &self.shared);
+        let submission = Submission {
+            request,
+            matching,
+            link,
+            open: self.shared.open(),
+        };
+        self.shared
+            .submit(submission, self.settings.scheduler.max_waiting)?;
+        Ok(stream)
     }
 
     fn check_inputs(&self, request: &EmbedRequest) -> Result<(), RequestError> {
@@ -179,8 +222,7 @@ impl Engine for LlamacppEngine {
         request: EngineRequest,
         _context: RequestContext,
     ) -> BoxFuture<'_, Result<EngineStream, RequestError>> {
-        let started = self.start(request);
-        Box::pin(std::future::ready(started))
+        Box::pin(self.start(request))
     }
 
     fn embed(
@@ -198,6 +240,13 @@ impl Engine for LlamacppEngine {
             let embeddings = answer.await.map_err(|_| self.shared.gone())??;
             Ok(EmbedResponse { embeddings })
         })
+    }
+
+    fn structured_output(&self) -> StructuredSupport {
+        match self.workshop {
+            Some(_) => StructuredSupport::Replayed,
+            None => StructuredSupport::No,
+        }
     }
 
     fn load(&self) -> LoadReport {

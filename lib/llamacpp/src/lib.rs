@@ -4,6 +4,7 @@
 //! - [`GgufTokenizer`]: the vocabulary inside a GGUF file
 //! - [`scheduler`]: what each step works on; pure
 //! - [`sampling`]: from logits to a token; pure
+//! - `constraint`: what structured output leaves of the vocabulary
 //!
 //! Invariants
 //! - Only the executor, the embedder, the model and the tokenizer touch llama.cpp, on the
@@ -14,6 +15,7 @@
 //! metrics.
 
 mod config;
+mod constraint;
 mod embedding;
 mod engine;
 mod error;

@@ -1,6 +1,7 @@
 //! From logits to a token. Pure: the draw is a function of seed, choice and position.
 //!
-//! Order: penalties, logit bias and forbidden tokens change logits; temperature scales them;
+//! Order: penalties, logit bias and forbidden tokens change logits, and those that a constraint
+//! does not allow are taken out; temperature scales them;
 //! min-p, top-k and top-p each keep the most likely tokens, top-p by the probabilities among
 //! those kept before it; the draw walks the kept tokens in order of their ids. Log probabilities
 //! are of the model's own logits, before all of this.
@@ -45,6 +46,9 @@ pub struct Draw<'a> {
     pub seen: &'a Seen,
     /// Tokens that must not come now.
     pub forbidden: &'a [TokenId],
+    /// The tokens that a constraint allows, a bit for each, from the lowest bit of the first word
+    /// on: at least one. `None` allows all.
+    pub allowed: Option<&'a [u32]>,
 }
 
 /// Draws tokens; keeps its buffers from one to the next.
@@ -81,7 +85,14 @@ impl Sampler {
                 *logit += bias;
             }
         }
-        for &id in draw.forbidden {
+        if let Some(allowed) = draw.allowed {
+            take_out_others(&mut changed, allowed);
+        }
+        // A constraint that leaves nothing else is stronger: its answer is complete.
+        let is_complete = draw
+            .allowed
+            .is_some_and(|allowed| allows_nothing_but(allowed, draw.forbidden));
+        for &id in draw.forbidden.iter().filter(|_| !is_complete) {
             if let Some(logit) = changed.get_mut(id as usize) {
                 *logit = f32::NEG_INFINITY;
             }
@@ -169,6 +180,43 @@ fn changes_logits(draw: &Draw<'_>) -> bool {
     draw.seen.matters(draw.params)
         || !draw.params.logit_bias.is_empty()
         || !draw.forbidden.is_empty()
+        || draw.allowed.is_some()
+}
+
+/// Takes out every token whose bit is not set.
+fn take_out_others(logits: &mut [f32], allowed: &[u32]) {
+    let words = allowed.iter().copied().chain(std::iter::repeat(0));
+    for (logits, word) in logits.chunks_mut(u32::BITS as usize).zip(words) {
+        if word == u32::MAX {
+            continue;
+        }
+        for (bit, logit) in logits.iter_mut().enumerate() {
+            if word >> bit & 1 == 0 {
+                *logit = f32::NEG_INFINITY;
+            } else {
+                // One that the model holds for impossible is still better than one that breaks
+                // the constraint.
+                *logit = logit.max(f32::MIN);
+            }
+        }
+    }
+}
+
+/// Whether no token but these is allowed.
+fn allows_nothing_but(allowed: &[u32], tokens: &[TokenId]) -> bool {
+    let count: u32 = allowed.iter().map(|word| word.count_ones()).sum();
+    let is_allowed = |id: TokenId| {
+        let word = allowed.get(id as usize / u32::BITS as usize);
+        word.is_some_and(|word| word >> (id % u32::BITS) & 1 == 1)
+    };
+    let mut among: Vec<TokenId> = tokens
+        .iter()
+        .copied()
+        .filter(|id| is_allowed(*id))
+        .collect();
+    among.sort_unstable();
+    among.dedup();
+    among.len() == count as usize
 }
 
 fn candidate((id, &logit): (TokenId, &f32)) -> Candidate {

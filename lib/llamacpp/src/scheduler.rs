@@ -160,6 +160,7 @@ impl Scheduler {
             slot: None,
             cached: None,
             stalled: false,
+            held: false,
             prefix_waits: 0,
         };
         self.waiting.insert(sequence.key());
@@ -171,6 +172,14 @@ impl Scheduler {
     pub fn set_stalled(&mut self, id: SequenceId, stalled: bool) {
         if let Some(sequence) = self.sequences.get_mut(&id) {
             sequence.stalled = stalled;
+        }
+    }
+
+    /// Holds a sequence whose next token is not drawn yet, or lets it go on. Unlike a stalled one
+    /// it keeps its place: it is held for about a step.
+    pub fn set_held(&mut self, id: SequenceId, held: bool) {
+        if let Some(sequence) = self.sequences.get_mut(&id) {
+            sequence.held = held;
         }
     }
 

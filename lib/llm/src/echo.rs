@@ -85,6 +85,10 @@ impl Engine for EchoEngine {
                     "the prompt has no tokens to echo",
                 ));
             }
+            // An answer that is the prompt cannot be made to look like anything else.
+            if let Some(structured) = &request.sampling.structured {
+                return Err(structured.unsupported("the echo engine"));
+            }
             let sequence = Sequence::start(request, self.options.delay, &self.active);
             let outputs = stream::unfold(Some(sequence), |sequence| async move {
                 let mut sequence = sequence?;

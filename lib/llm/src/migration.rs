@@ -19,6 +19,8 @@
 //!   not be the same request elsewhere
 //! - an answer longer than `--migration-max-seq-len`, which would cost more than it is worth
 //! - an answer of an engine that cannot continue one, by its card
+//! - an answer with structured output, if the workers cannot replay its tokens through the
+//!   constraint ([`StructuredSupport`]): they would begin the constraint anew in its middle
 //!
 //! Those are still tried again as long as they have given nothing, but for the first kind.
 
@@ -36,6 +38,7 @@ use dynamo_protocols::engine::{
 use dynamo_protocols::error::{ErrorCode, RequestError};
 use dynamo_protocols::load::LoadReport;
 use dynamo_protocols::routing::RouteSlip;
+use dynamo_protocols::structured::StructuredSupport;
 use dynamo_runtime::Environment;
 use dynamo_runtime::component::response::MAX_TRIES;
 use futures_core::Stream;
@@ -161,6 +164,10 @@ impl Engine for Migrating {
                 }
             }
         })
+    }
+
+    fn structured_output(&self) -> StructuredSupport {
+        self.engine.structured_output()
     }
 
     fn load(&self) -> LoadReport {
@@ -298,7 +305,13 @@ impl Answer {
         if !is_short {
             self.setup.metrics.too_long.inc();
         }
-        is_short && self.setup.can_continue
+        is_short && self.setup.can_continue && self.keeps_its_constraint()
+    }
+
+    /// Whether another worker would take up the constraint where this one has left it.
+    fn keeps_its_constraint(&self) -> bool {
+        let is_free = self.request.sampling.structured.is_none();
+        is_free || self.engine.structured_output() == StructuredSupport::Replayed
     }
 
     fn give_up(&mut self, error: RequestError) -> RequestError {

@@ -16,6 +16,7 @@ mod limits;
 mod messages;
 mod sampling;
 mod stopping;
+mod structured;
 
 pub use embedding::{PreparedEmbedding, prepare_embedding};
 
@@ -25,6 +26,7 @@ use dynamo_protocols::error::{ErrorCode, RequestError};
 use dynamo_protocols::openai::generation::{
     OutputFields, SamplingFields, ServiceFields, StopFields,
 };
+use dynamo_protocols::openai::structured::{GuidedFields, ResponseFormat};
 use dynamo_protocols::openai::{ChatRequest, CompletionRequest};
 use dynamo_protocols::routing::RouteHints;
 use dynamo_runtime::environment::{ComputeError, Environment};
@@ -111,6 +113,8 @@ struct Common {
 /// The shared fields of both completion APIs, as the client sent them.
 struct Fields {
     sampling: SamplingFields,
+    response_format: Option<ResponseFormat>,
+    guided: GuidedFields,
     stopping: StopFields,
     output: OutputFields,
     service: ServiceFields,
@@ -155,6 +159,8 @@ impl Common {
     ) -> Result<Self, RequestError> {
         let Fields {
             sampling,
+            response_format,
+            guided,
             stopping,
             output,
             service,
@@ -166,19 +172,26 @@ impl Common {
         let hints = hints::route_hints(&nvext)?;
         let greedy = nvext.greed_sampling == Some(true);
         let vocabulary = model.tokenizer.vocab_size();
+        let structured = structured::wanted(response_format, guided)?;
+        if let Some(structured) = &structured {
+            structured::check(structured, model, &stopping)?;
+        }
         let max_tokens = stopping.max_tokens;
         let salt = service.cache_salt.or(nvext.cache_salt);
         limits::check_salt(salt.as_deref())?;
         let agent = nvext.agent_hints.unwrap_or_default();
         let choices = output.n.unwrap_or(1);
         Ok(Self {
-            sampling: sampling::params(
-                &sampling,
-                &model.card.generation,
-                greedy,
-                vocabulary,
-                || environment.random.next_u64(),
-            )?,
+            sampling: SamplingParams {
+                structured: structured.map(Arc::new),
+                ..sampling::params(
+                    &sampling,
+                    &model.card.generation,
+                    greedy,
+                    vocabulary,
+                    || environment.random.next_u64(),
+                )?
+            },
             text: stopping::text_options(&stopping, &output),
             stop: stopping::conditions(&stopping, &model.card, vocabulary)?,
             max_tokens,

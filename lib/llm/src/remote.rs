@@ -5,6 +5,8 @@
 //! for: an endpoint may have others. A worker that does not take the request is followed by the
 //! next one in the client; what happens after the first token belongs to whoever holds the stream.
 
+mod structured;
+
 use crate::model_set::{MODEL_CARD_KIND, ModelIdentity};
 use dynamo_kv_router::config::RouterOptions;
 use dynamo_protocols::RequestError;
@@ -15,6 +17,7 @@ use dynamo_protocols::engine::{
 use dynamo_protocols::error::ErrorCode;
 use dynamo_protocols::load::LoadReport;
 use dynamo_protocols::routing::RouteSlip;
+use dynamo_protocols::structured::StructuredSupport;
 use dynamo_routing::news::news_endpoint;
 use dynamo_routing::replicas::bookings_endpoint;
 use dynamo_routing::{RoutedCall, RouterSetup, WorkerRouter};
@@ -27,6 +30,7 @@ use std::future::Future;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
+use structured::Wish;
 use tokio::time::timeout;
 
 /// Name of the endpoint that embeds, beside a component's generating one.
@@ -104,6 +108,42 @@ impl RemoteEngine {
         Ok(routed)
     }
 
+    /// The instances that a request with structured output may go to, where not all can serve it.
+    fn able(
+        &self,
+        request: &EngineRequest,
+        context: &RequestContext,
+    ) -> Result<Option<Arc<[u64]>>, RequestError> {
+        let Some(structured) = &request.sampling.structured else {
+            return Ok(None);
+        };
+        let hints = context.route.as_ref().map(|slip| &slip.hints);
+        let wish = Wish {
+            structured,
+            model: &request.model,
+            has_begun: !request.generated_ids.is_empty(),
+            // Whom a router is to ask is the router's to judge.
+            named: hints
+                .and_then(|it| it.instance)
+                .filter(|_| !self.asks_routers),
+        };
+        structured::able(&wish, &self.supports())
+    }
+
+    /// What each instance announces of structured output.
+    fn supports(&self) -> Vec<(u64, StructuredSupport)> {
+        let instances = self.generate.untyped().instances();
+        let supports = instances.iter().map(|instance| {
+            let word = instance
+                .record
+                .metadata
+                .get(StructuredSupport::METADATA_KEY);
+            let word = word.and_then(|word| word.as_str());
+            (instance.id.get(), StructuredSupport::announced(word))
+        });
+        supports.collect()
+    }
+
     /// Who picks its workers.
     pub fn router(&self) -> &Arc<WorkerRouter> {
         &self.router
@@ -160,6 +200,7 @@ impl Engine for RemoteEngine {
         mut context: RequestContext,
     ) -> BoxFuture<'_, Result<EngineStream, RequestError>> {
         Box::pin(async move {
+            context.only = self.able(&request, &context)?;
             let Deadlines {
                 queue, dispatch, ..
             } = context.deadlines;
@@ -207,6 +248,17 @@ impl Engine for RemoteEngine {
                 ))
             })
         })
+    }
+
+    /// What the best of the workers can do: requests go to those that can. Without any it is not
+    /// known yet.
+    fn structured_output(&self) -> StructuredSupport {
+        let best = self
+            .supports()
+            .into_iter()
+            .map(|(_, support)| support)
+            .max();
+        best.unwrap_or(StructuredSupport::Replayed)
     }
 
     /// Nothing: workers report their own load.

@@ -22,6 +22,7 @@ use dynamo_protocols::RequestError;
 use dynamo_protocols::engine::{
     EmbedRequest, EmbedResponse, Engine, EngineOutput, EngineRequest, RequestContext,
 };
+use dynamo_protocols::structured::StructuredSupport;
 use dynamo_routing::news::{NewsPublisher, news_endpoint};
 use dynamo_runtime::Tasks;
 use dynamo_runtime::artefact::{ARTEFACT_ENDPOINT, ArtefactStore};
@@ -99,21 +100,24 @@ impl Worker {
         // First: whoever sees the worker can hear of it.
         let name = news_endpoint(endpoint)?;
         let told = Arc::clone(&engine);
+        let news = NewsPublisher::start(runtime, name, Arc::clone(&told), &telemetry.news).await?;
         let watched = Watched::new(engine);
         let engine: Arc<dyn Engine> = watched.clone();
-        let news = NewsPublisher::start(runtime, name, told, &telemetry.news).await?;
         let generate = generate_handler(Arc::clone(&engine));
         let (mut served, mut shown) = (Vec::new(), Vec::new());
-        let mut serve = async |endpoint, handler| {
-            let (endpoint, metrics) = place.serve(endpoint, handler).await?;
+        let mut serve = async |endpoint, handler, says| {
+            let (endpoint, metrics) = place.serve(endpoint, handler, says).await?;
             served.push(endpoint);
             shown.push(metrics);
             Ok::<_, WorkerError>(())
         };
-        serve(endpoint.clone(), generate).await?;
+        let mut says = Metadata::new();
+        let word = told.structured_output().as_str();
+        says.insert(StructuredSupport::METADATA_KEY.to_owned(), word.into());
+        serve(endpoint.clone(), generate, says).await?;
         if offer.embeds {
             let embed = embed_handler(engine);
-            serve(embed_endpoint(endpoint)?, embed).await?;
+            serve(embed_endpoint(endpoint)?, embed, Metadata::new()).await?;
         }
         let store = ArtefactStore::new(runtime.environment().clone());
         let mut artefacts = Vec::new();
@@ -123,7 +127,7 @@ impl Worker {
         }
         if !artefacts.is_empty() {
             let id = artefact_endpoint(endpoint)?;
-            serve(id, Arc::new(store)).await?;
+            serve(id, Arc::new(store), Metadata::new()).await?;
         }
         let card = CardRecord {
             kind: MODEL_CARD_KIND.to_owned(),
@@ -197,12 +201,13 @@ impl Place<'_> {
         &self,
         endpoint: EndpointId,
         handler: Arc<dyn Handler>,
+        says: Metadata,
     ) -> Result<(ServedEndpoint, Shown), WorkerError> {
         let environment = self.runtime.environment().clone();
         let observed = Observed::new(handler, environment, self.telemetry.sampler);
         let serving = self.runtime.endpoint(endpoint.clone());
         let handler: Arc<dyn Handler> = observed.clone();
-        let served = serving.serve_bytes(handler, Metadata::new()).await?;
+        let served = serving.serve_bytes(handler, says).await?;
         let metrics = &self.telemetry.metrics;
         let shown = observed.register(metrics, &endpoint, served.instance())?;
         Ok((served, shown))

@@ -23,6 +23,7 @@ use crate::error::{ErrorCode, RequestError};
 use crate::kv::{KvEventBatch, KvTransfer};
 use crate::load::LoadReport;
 use crate::routing::{RouteHints, RouteSlip};
+use crate::structured::{StructuredOutput, StructuredSupport};
 use futures_core::Stream;
 use futures_core::future::BoxFuture;
 use serde::{Deserialize, Serialize};
@@ -64,6 +65,11 @@ pub trait Engine: Send + Sync + fmt::Debug + 'static {
                 ),
             ))
         })
+    }
+
+    /// How far the engine keeps to structured output. One that does not must never be sent any.
+    fn structured_output(&self) -> StructuredSupport {
+        StructuredSupport::No
     }
 
     /// What the engine is doing now. Cheap: called for every report.
@@ -126,6 +132,8 @@ pub struct RequestContext {
     pub route: Option<Arc<RouteSlip>>,
     /// Instances that have just failed it: others are asked, if there are any.
     pub avoid: Option<Arc<[u64]>>,
+    /// The only instances that can serve it, where not all can.
+    pub only: Option<Arc<[u64]>>,
     /// How long its parts may take; where not said, as long as the service allows.
     pub deadlines: Deadlines,
 }
@@ -203,6 +211,9 @@ pub struct SamplingParams {
     pub seed: u64,
     /// Added to the logits of single tokens, sorted by token id.
     pub logit_bias: Vec<(TokenId, f32)>,
+    /// What the answer must look like.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub structured: Option<Arc<StructuredOutput>>,
 }
 
 impl Default for SamplingParams {
@@ -217,6 +228,7 @@ impl Default for SamplingParams {
             repetition_penalty: 1.0,
             seed: 0,
             logit_bias: Vec::new(),
+            structured: None,
         }
     }
 }

@@ -13,6 +13,7 @@ pub mod load;
 pub mod openai;
 pub mod routing;
 pub mod stream;
+pub mod structured;
 pub mod tokenizer;
 pub mod worker_event;
 

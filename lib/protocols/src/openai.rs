@@ -25,6 +25,7 @@ pub mod nvext;
 pub mod parse;
 pub mod prompt;
 pub mod stream;
+pub mod structured;
 pub mod usage;
 
 pub use chat::{ChatCompletion, ChatRequest};

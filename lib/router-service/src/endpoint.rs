@@ -14,6 +14,7 @@ use dynamo_protocols::engine::{
 };
 use dynamo_protocols::load::LoadReport;
 use dynamo_protocols::routing::RouteSlip;
+use dynamo_protocols::structured::StructuredSupport;
 use dynamo_runtime::component::DistributedRuntime;
 use dynamo_runtime::discovery::EndpointId;
 use futures_core::future::BoxFuture;
@@ -167,6 +168,10 @@ impl Engine for PassOn {
         context: RequestContext,
     ) -> BoxFuture<'_, Result<EmbedResponse, RequestError>> {
         self.model.engine.embed(request, context)
+    }
+
+    fn structured_output(&self) -> StructuredSupport {
+        self.model.engine.structured_output()
     }
 
     /// Nothing: workers report their own load, and the router has none.

@@ -41,9 +41,11 @@ pub(crate) struct Question {
 }
 
 impl Question {
+    /// Of a request that only some instances can serve, if `only` says so.
     pub(crate) fn new(
         request: &EngineRequest,
         slip: Option<Arc<RouteSlip>>,
+        only: Option<&[u64]>,
         block_size: NonZeroU32,
     ) -> Self {
         Self {
@@ -54,7 +56,8 @@ impl Question {
             allowed: slip
                 .as_ref()
                 .and_then(|slip| slip.hints.instance)
-                .map(|instance| vec![instance]),
+                .map(|instance| vec![instance])
+                .or_else(|| only.map(<[u64]>::to_vec)),
             slip,
         }
     }

@@ -155,7 +155,8 @@ impl WorkerRouter {
         context: &RequestContext,
     ) -> Result<RoutedCall, RequestError> {
         let shared = &self.shared;
-        let question = Question::new(request, context.route.clone(), shared.block_size);
+        let only = context.only.as_deref();
+        let question = Question::new(request, context.route.clone(), only, shared.block_size);
         let avoid = context.avoid.as_deref().unwrap_or(&[]);
         let placed = shared.place(&question, avoid).await?;
         Ok(RoutedCall::new(Arc::clone(shared), question, placed))
@@ -163,7 +164,9 @@ impl WorkerRouter {
 
     /// Explains where a request would go, and changes nothing.
     pub fn explain(&self, request: &EngineRequest, context: &RequestContext) -> Explanation {
-        let question = Question::new(request, context.route.clone(), self.shared.block_size);
+        let only = context.only.as_deref();
+        let block_size = self.shared.block_size;
+        let question = Question::new(request, context.route.clone(), only, block_size);
         let seed = self.shared.environment.random.next_u64();
         self.shared.explain(&question, &[], seed)
     }

@@ -4,6 +4,7 @@
 //! longer than it takes to move a few values.
 
 use super::stream::Link;
+use crate::constraint::Matching;
 use dynamo_protocols::engine::EngineRequest;
 use dynamo_protocols::kv::{Block, KvEventBatch};
 use dynamo_protocols::load::LoadReport;
@@ -33,6 +34,8 @@ const IDLE_CHECK: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub(super) struct Submission {
     pub(super) request: EngineRequest,
+    /// Its constraint, at the place where the answer goes on.
+    pub(super) matching: Option<Box<Matching>>,
     pub(super) link: Link,
     pub(super) open: Open,
 }

@@ -2,6 +2,7 @@
 
 use super::inbox::Open;
 use super::stream::Link;
+use crate::constraint::Matching;
 use crate::sampling::{Draw, Sampler, Seen};
 use crate::scheduler::NewSequence;
 use dynamo_protocols::engine::{
@@ -50,12 +51,8 @@ pub(super) fn admit(request: &EngineRequest, limits: &Limits) -> Result<Admissio
         }
         reason => reason,
     };
-    if reason.is_some() {
-        return Ok(Admission::AlreadyFinished(EngineOutput {
-            finish_reason: reason,
-            cached_tokens: Some(0),
-            ..EngineOutput::default()
-        }));
+    if let Some(reason) = reason {
+        return Ok(Admission::AlreadyFinished(finished(reason)));
     }
     if request.input_len() >= limits.context_length {
         let message = format!(
@@ -68,6 +65,15 @@ pub(super) fn admit(request: &EngineRequest, limits: &Limits) -> Result<Admissio
         return Err(error.with_param("prompt"));
     }
     Ok(Admission::Generate)
+}
+
+/// The only output of a moved request that has nothing left to generate.
+pub(super) fn finished(reason: FinishReason) -> EngineOutput {
+    EngineOutput {
+        finish_reason: Some(reason),
+        cached_tokens: Some(0),
+        ..EngineOutput::default()
+    }
 }
 
 /// llama.cpp does not check ids that are past its vocabulary.
@@ -126,12 +132,30 @@ pub(super) struct Generation {
     first: bool,
     /// What must not come before `min_tokens`.
     stop_tokens: Vec<TokenId>,
+    form: Form,
+    /// Logits of a token that is to be drawn when its mask is there.
+    held: Option<Vec<f32>>,
     pub(super) open: Open,
+}
+
+/// What the answer has to look like from here on.
+#[derive(Debug)]
+enum Form {
+    Free,
+    /// The mask of the next token is there.
+    Known(Box<Matching>),
+    /// It is being worked out.
+    Away,
 }
 
 impl Generation {
     /// Takes a request apart: what the scheduler needs, and the rest.
-    pub(super) fn new(request: &EngineRequest, link: Link, open: Open) -> (NewSequence, Self) {
+    pub(super) fn new(
+        request: &EngineRequest,
+        matching: Option<Box<Matching>>,
+        link: Link,
+        open: Open,
+    ) -> (NewSequence, Self) {
         let params = request.sampling.clone();
         let seen = Seen::new(&params, &request.prompt_ids, &request.generated_ids);
         let stop = request.stop.clone();
@@ -152,6 +176,8 @@ impl Generation {
             stop_tokens,
             params,
             stop,
+            form: matching.map_or(Form::Free, Form::Known),
+            held: None,
             open,
         };
         let sequence = NewSequence {
@@ -163,6 +189,38 @@ impl Generation {
         (sequence, generation)
     }
 
+    /// Whether the next token can be drawn: its mask is there, or it needs none.
+    pub(super) fn can_draw(&self) -> bool {
+        !matches!(self.form, Form::Away)
+    }
+
+    /// Keeps the logits until the mask is there.
+    pub(super) fn hold(&mut self, logits: &[f32]) {
+        self.held = Some(logits.to_vec());
+    }
+
+    /// Whether logits are kept.
+    pub(super) fn holds(&self) -> bool {
+        self.held.is_some()
+    }
+
+    /// The mask is there; the logits that were kept for it, if there were any.
+    pub(super) fn mask_is_there(&mut self, matching: Box<Matching>) -> Option<Vec<f32>> {
+        self.form = Form::Known(matching);
+        self.held.take()
+    }
+
+    /// The constraint, to have its next mask worked out.
+    pub(super) fn send_form_away(&mut self) -> Option<Box<Matching>> {
+        match std::mem::replace(&mut self.form, Form::Away) {
+            Form::Known(matching) => Some(matching),
+            form => {
+                self.form = form;
+                None
+            }
+        }
+    }
+
     /// Draws the next token and says whether the sequence ends with it. `len` is the length of
     /// the sequence before it.
     pub(super) fn draw(
@@ -171,7 +229,11 @@ impl Generation {
         logits: &[f32],
         len: usize,
         context_length: usize,
-    ) -> (TokenId, EngineOutput) {
+    ) -> Result<(TokenId, EngineOutput), RequestError> {
+        let allowed = match &self.form {
+            Form::Known(matching) => matching.next(),
+            Form::Free | Form::Away => None,
+        };
         let forbidden = if self.generated < self.stop.min_tokens {
             self.stop_tokens.as_slice()
         } else {
@@ -185,15 +247,22 @@ impl Generation {
                 position: u64::from(self.generated),
                 seen: &self.seen,
                 forbidden,
+                allowed,
             },
         );
+        let is_complete = match &mut self.form {
+            Form::Known(matching) => matching.take(token)?,
+            Form::Free | Form::Away => false,
+        };
         self.seen.count(&self.params, token);
         self.generated += 1;
         let context_ends = len + 1 >= context_length;
-        let finish_reason = self
-            .stop
-            .finish_at(token, self.generated)
-            .or(context_ends.then_some(FinishReason::Length));
+        let finish_reason = match self.stop.finish_at(token, self.generated) {
+            // A complete answer is no answer that was cut off.
+            None | Some(FinishReason::Length) if is_complete => Some(FinishReason::EndOfSequence),
+            None if context_ends => Some(FinishReason::Length),
+            reason => reason,
+        };
         let output = EngineOutput {
             token_ids: vec![token],
             logprobs: self
@@ -202,7 +271,7 @@ impl Generation {
             finish_reason,
             ..EngineOutput::default()
         };
-        (token, output)
+        Ok((token, output))
     }
 
     /// Whether the next output is the first one, which says what came from the cache.

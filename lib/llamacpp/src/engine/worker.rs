@@ -1,24 +1,34 @@
 //! The engine's thread: takes commands, steps, sends outputs.
 
-use super::inbox::{Command, Open, Shared};
+use super::inbox::{Command, Open, Shared, Submission};
 use super::request::Generation;
 use super::transfer::{Exported, Imported};
 use crate::config::{LlamacppOptions, Settings};
+use crate::constraint::{Masks, Vocabulary};
 use crate::embedding::{EmbedJob, Embedder};
 use crate::error::LoadError;
 use crate::executor::{Executor, Fault};
 use crate::model::{Model, ModelFacts};
 use crate::sampling::Sampler;
 use crate::scheduler::{Row, Scheduler, SequenceId};
+use dynamo_protocols::engine::{EngineOutput, TokenId};
 use dynamo_protocols::kv::Block;
 use dynamo_protocols::{ErrorCode, RequestError};
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use tokio::sync::oneshot;
 
-type Started = Result<(ModelFacts, Settings), LoadError>;
+/// What the engine has to know once it has started.
+pub(super) struct Startup {
+    pub(super) facts: ModelFacts,
+    pub(super) settings: Settings,
+    pub(super) vocabulary: Vocabulary,
+}
+
+type Started = Result<Startup, LoadError>;
 type EmbedReply = oneshot::Sender<Result<Vec<Vec<f32>>, RequestError>>;
 
 /// What the thread owns.
@@ -29,6 +39,7 @@ struct Worker<'m> {
     scheduler: Scheduler,
     executor: Executor<'m>,
     sampler: Sampler,
+    masks: Masks,
     generations: BTreeMap<SequenceId, Generation>,
     /// Of requests that ended in this step. They count as open until the step is reported, so
     /// that whoever saw all of them end also sees the places they left.
@@ -39,7 +50,7 @@ struct Worker<'m> {
 
 /// The thread: loads, says so, works until it is told to stop.
 pub(super) fn main(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     path: &Path,
     options: &LlamacppOptions,
     ready: &SyncSender<Started>,
@@ -59,7 +70,15 @@ pub(super) fn main(
     };
     log_start(&model.facts, &settings);
     worker.report();
-    answer(ready, Ok((model.facts.clone(), settings)));
+    let startup = Startup {
+        facts: model.facts.clone(),
+        settings,
+        vocabulary: match model.facts.pooling {
+            true => Vocabulary::default(),
+            false => Vocabulary::read(&model),
+        },
+    };
+    answer(ready, Ok(startup));
     let ended = catch_unwind(AssertUnwindSafe(|| worker.run()));
     let error = match ended {
         Ok(Ok(())) => RequestError::new(ErrorCode::Cancelled, "the engine was shut down"),
@@ -101,15 +120,21 @@ fn failed(fault: &Fault) -> RequestError {
 }
 
 impl<'m> Worker<'m> {
-    fn new(shared: &'m Shared, model: &'m Model, settings: &Settings) -> Result<Self, LoadError> {
+    fn new(
+        shared: &'m Arc<Shared>,
+        model: &'m Model,
+        settings: &Settings,
+    ) -> Result<Self, LoadError> {
         let mut executor = Executor::new(model, settings)?;
         executor.warm_up().map_err(|fault| LoadError::Context {
             tokens: u32::try_from(settings.cells).unwrap_or(u32::MAX),
             detail: fault.to_string(),
         })?;
+        let woken = Arc::clone(shared);
         Ok(Self {
             shared,
             model,
+            masks: Masks::start(move || woken.wake())?,
             scheduler: Scheduler::new(settings.scheduler.clone()),
             settings: settings.clone(),
             executor,
@@ -128,6 +153,7 @@ impl<'m> Worker<'m> {
             for command in self.shared.take() {
                 self.take(command)?;
             }
+            self.take_masks();
             self.look_at_streams();
             let plan = self.scheduler.plan();
             self.executor.apply(&plan.ops)?;
@@ -146,9 +172,13 @@ impl<'m> Worker<'m> {
     fn take(&mut self, command: Command) -> Result<(), Fault> {
         match command {
             Command::Generate(submission) => {
-                let submission = *submission;
-                let (sequence, generation) =
-                    Generation::new(&submission.request, submission.link, submission.open);
+                let Submission {
+                    request,
+                    matching,
+                    link,
+                    open,
+                } = *submission;
+                let (sequence, generation) = Generation::new(&request, matching, link, open);
                 match self.scheduler.submit(sequence) {
                     Ok(id) => {
                         self.generations.insert(id, generation);
@@ -182,6 +212,7 @@ impl<'m> Worker<'m> {
                 gone.push(id);
             } else {
                 self.scheduler.set_stalled(id, generation.link.is_full());
+                self.scheduler.set_held(id, generation.holds());
             }
         }
         for id in gone {
@@ -216,29 +247,91 @@ impl<'m> Worker<'m> {
         for row in rows {
             self.scheduler.computed(row);
             if row.output {
-                self.sample(row.id, output);
+                self.sample(row, output);
                 output += 1;
             }
         }
     }
 
-    fn sample(&mut self, id: SequenceId, output: usize) {
+    /// Draws from the logits of a row, or keeps them if the sequence's mask is not there yet:
+    /// nobody else waits for it.
+    fn sample(&mut self, row: &Row, output: usize) {
+        let id = row.id;
+        let waits = |generation: &Generation| !generation.can_draw();
+        if self.generations.get(&id).is_some_and(waits) {
+            self.take_masks();
+        }
+        // One that lost its memory while it waited may have been drawn from what was kept: then
+        // what was computed again is behind its end.
+        if row.range.end != self.scheduler.len_of(id) {
+            return;
+        }
         let Some(generation) = self.generations.get_mut(&id) else {
             return;
         };
         let logits = self.executor.logits(output);
+        if !generation.can_draw() {
+            generation.hold(logits);
+            return self.scheduler.set_held(id, true);
+        }
         let len = self.scheduler.len_of(id);
         let context_length = self.settings.scheduler.context_length;
-        let (token, mut output) = generation.draw(&mut self.sampler, logits, len, context_length);
+        let drawn = generation.draw(&mut self.sampler, logits, len, context_length);
+        self.drawn(id, drawn);
+    }
+
+    /// Hands out the token that was drawn, and goes on or ends with it.
+    fn drawn(&mut self, id: SequenceId, drawn: Result<(TokenId, EngineOutput), RequestError>) {
+        let Some(generation) = self.generations.get_mut(&id) else {
+            return;
+        };
+        let (token, mut output) = match drawn {
+            Ok(drawn) => drawn,
+            Err(error) => return self.fail(id, error),
+        };
         if generation.take_first() {
             output.cached_tokens = Some(generation.cached(self.scheduler.cached_tokens(id)));
         }
         let finished = output.finish_reason.is_some();
         generation.link.send(output);
         if finished {
-            self.finish(id);
-        } else {
-            self.scheduler.push(id, token);
+            return self.finish(id);
+        }
+        if let Some(matching) = generation.send_form_away() {
+            self.masks.ask(id, matching);
+        }
+        self.scheduler.push(id, token);
+    }
+
+    /// Takes the masks that are there, and draws where one was waited for.
+    fn take_masks(&mut self) {
+        while let Some((id, matching)) = self.masks.take() {
+            // The sequence may have ended meanwhile.
+            let Some(generation) = self.generations.get_mut(&id) else {
+                continue;
+            };
+            let matching = match matching {
+                Ok(matching) => matching,
+                Err(error) => {
+                    self.fail(id, error);
+                    continue;
+                }
+            };
+            if let Some(logits) = generation.mask_is_there(matching) {
+                let len = self.scheduler.len_of(id);
+                let context_length = self.settings.scheduler.context_length;
+                let drawn = generation.draw(&mut self.sampler, &logits, len, context_length);
+                self.drawn(id, drawn);
+            }
+        }
+    }
+
+    /// Ends a sequence with an error of its own.
+    fn fail(&mut self, id: SequenceId, error: RequestError) {
+        self.scheduler.finish(id);
+        if let Some(generation) = self.generations.remove(&id) {
+            generation.link.fail(error);
+            self.ended.push(generation.open);
         }
     }
 

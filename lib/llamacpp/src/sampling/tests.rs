@@ -25,7 +25,9 @@ fn naive(logits: &[f32], draw: &Draw<'_>, prompt: &[u32], generated: &[u32]) -> 
                 *logit += bias;
             }
         }
-        if draw.forbidden.contains(&id) {
+        let word = draw.allowed.map(|allowed| allowed[id as usize / 32]);
+        let is_taken_out = word.is_some_and(|word| word >> (id % 32) & 1 == 0);
+        if draw.forbidden.contains(&id) || is_taken_out {
             *logit = f32::NEG_INFINITY;
         }
     }
@@ -95,6 +97,7 @@ fn params() -> impl Strategy<Value = SamplingParams> {
                     repetition_penalty: repetition,
                     seed,
                     logit_bias: bias.into_iter().collect(),
+                    structured: None,
                 }
             },
         )
@@ -110,10 +113,20 @@ proptest! {
         prompt in prop::collection::vec(0_u32..40, 0..6),
         generated in prop::collection::vec(0_u32..40, 0..6),
         forbidden in prop::collection::vec(1_u32..40, 0..3),
+        allowed in prop::option::of(any::<[u32; 2]>()),
         position in 0_u64..100,
     ) {
         let seen = Seen::new(&params, &prompt, &generated);
-        let draw = Draw { params: &params, choice: 1, position, seen: &seen, forbidden: &forbidden };
+        // There is always a token left.
+        let allowed = allowed.map(|[low, high]| [low | 1, high]);
+        let draw = Draw {
+            params: &params,
+            choice: 1,
+            position,
+            seen: &seen,
+            forbidden: &forbidden,
+            allowed: allowed.as_ref().map(|words| &words[..]),
+        };
         let token = Sampler::default().sample(&logits, &draw);
         prop_assert_eq!(token, naive(&logits, &draw, &prompt, &generated));
     }
@@ -161,8 +174,28 @@ fn sample(logits: &[f32], params: &SamplingParams, position: u64) -> u32 {
         position,
         seen: &Seen::default(),
         forbidden: &[],
+        allowed: None,
     };
     Sampler::default().sample(logits, &draw)
+}
+
+#[test]
+fn a_constraint_that_leaves_only_forbidden_tokens_is_stronger() {
+    let (params, seen) = (at(1.0, 1), Seen::default());
+    let draw = |forbidden: &'static [u32], allowed: &'static [u32]| Draw {
+        params: &params,
+        choice: 0,
+        position: 0,
+        seen: &seen,
+        forbidden,
+        allowed: Some(allowed),
+    };
+    let logits = [f32::NEG_INFINITY, 5.0, 1.0, 9.0];
+    let mut sampler = Sampler::default();
+    assert_eq!(sampler.sample(&logits, &draw(&[2, 2, 3], &[0b0100])), 2);
+    assert_eq!(sampler.sample(&logits, &draw(&[2], &[0b0101])), 0);
+    // Words that are left out allow nothing.
+    assert_eq!(sampler.sample(&logits, &draw(&[], &[0b0010])), 1);
 }
 
 #[test]

@@ -36,7 +36,7 @@ impl Scheduler {
             .waiting
             .iter()
             .copied()
-            .filter(|(_, id)| self.sequences.get(id).is_some_and(|s| !s.stalled))
+            .filter(|(_, id)| self.sequences.get(id).is_some_and(|s| !s.waits()))
             .take(ADMISSION_SCAN)
             .collect();
         for key in waiting {

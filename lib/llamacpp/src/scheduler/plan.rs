@@ -82,7 +82,7 @@ impl Scheduler {
             };
             // An earlier sequence may have preempted this one for its memory.
             let Some(slot) = sequence.slot else { continue };
-            if sequence.stalled || !self.decodes(sequence) {
+            if sequence.waits() || !self.decodes(sequence) {
                 continue;
             }
             let row = Row {
@@ -125,7 +125,7 @@ impl Scheduler {
         };
         let Some(slot) = sequence.slot else { return };
         let planned = step.decodes.iter().any(|row| row.id == id);
-        if sequence.stalled || planned {
+        if sequence.waits() || planned {
             return;
         }
         let start = sequence.computed;

@@ -41,6 +41,8 @@ pub(crate) struct Sequence {
     pub(crate) cached: Option<usize>,
     /// The consumer does not read: do not produce more.
     pub(crate) stalled: bool,
+    /// Its next token is still to be drawn: there is nothing to compute for now.
+    pub(crate) held: bool,
     /// Steps spent waiting for another sequence to compute the same prefix.
     pub(crate) prefix_waits: u32,
 }
@@ -52,6 +54,11 @@ impl Sequence {
 
     pub(crate) fn len(&self) -> usize {
         self.tokens.tokens().len()
+    }
+
+    /// Whether nothing is to be computed for it, whatever room there is.
+    pub(crate) fn waits(&self) -> bool {
+        self.stalled || self.held
     }
 
     /// Known tokens without KV state; 1 in a sequence that decodes.

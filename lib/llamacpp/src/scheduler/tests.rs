@@ -40,6 +40,10 @@ struct Model {
     computed_tokens: usize,
     /// Sequences that produced a token in the step before.
     decoding: HashSet<SequenceId>,
+    /// Whether some tokens are drawn a plan later.
+    holds: bool,
+    /// Sequences whose token is.
+    held: Vec<SequenceId>,
 }
 
 impl Model {
@@ -53,6 +57,8 @@ impl Model {
             next_event: 0,
             computed_tokens: 0,
             decoding: HashSet::new(),
+            holds: false,
+            held: Vec::new(),
         }
     }
 
@@ -175,6 +181,7 @@ impl Model {
     fn compute(&mut self, row: &Row) {
         let request = &self.requests[&row.id];
         assert!(!request.stalled, "nobody reads this one");
+        assert!(!self.held.contains(&row.id), "its token is not drawn yet");
         assert_eq!(
             self.scheduler.tokens(row),
             &request.tokens[row.range.clone()]
@@ -211,6 +218,7 @@ impl Model {
     }
 
     fn step(&mut self) -> bool {
+        let held = self.held.clone();
         let plan = self.scheduler.plan();
         self.apply(plan.ops);
         let config = self.scheduler.config().clone();
@@ -238,10 +246,33 @@ impl Model {
         }
         self.check_events();
         self.check_load();
-        !plan.batches.is_empty()
+        let late: Vec<_> = self
+            .held
+            .drain(..)
+            .filter(|id| !held.contains(id))
+            .collect();
+        for &id in &held {
+            self.scheduler.set_held(id, false);
+            if self.requests.contains_key(&id) {
+                self.draw(id);
+            }
+        }
+        self.held = late;
+        !plan.batches.is_empty() || !held.is_empty()
     }
 
+    /// Draws a token, now or after the next plan.
     fn sample(&mut self, id: SequenceId) {
+        let tokens = &self.requests[&id].tokens;
+        if self.holds && (tokens.len() + tokens[0] as usize).is_multiple_of(3) {
+            self.scheduler.set_held(id, true);
+            self.held.push(id);
+        } else {
+            self.draw(id);
+        }
+    }
+
+    fn draw(&mut self, id: SequenceId) {
         let request = self.requests.get_mut(&id).unwrap();
         // Few different tokens, so that outputs of one become prompts of another.
         let token = (request.tokens.iter().sum::<u32>() + 1) % 3;
@@ -375,6 +406,7 @@ fn actions() -> impl Strategy<Value = Vec<Action>> {
 
 fn run(config: SchedulerConfig, actions: Vec<Action>) {
     let mut model = Model::new(config);
+    model.holds = true;
     for action in actions {
         match action {
             Action::Submit {

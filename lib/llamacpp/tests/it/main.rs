@@ -15,6 +15,8 @@ mod greedy;
 #[cfg(test)]
 mod prompts;
 #[cfg(test)]
+mod structured;
+#[cfg(test)]
 mod support;
 #[cfg(test)]
 mod tokenizer;

@@ -2,6 +2,7 @@
 
 use super::*;
 use dynamo_protocols::engine::{FinishReason, StopConditions};
+use dynamo_protocols::structured::{Constraint, StructuredOutput};
 use futures_util::{StreamExt, stream};
 use parking_lot::Mutex;
 use proptest::prelude::*;
@@ -26,6 +27,7 @@ enum Script {
 struct Scripted {
     scripts: Mutex<VecDeque<Script>>,
     asked: Mutex<Vec<Asked>>,
+    structured: StructuredSupport,
 }
 
 /// An attempt's number, what it began with and whom it avoided.
@@ -36,6 +38,7 @@ impl Scripted {
         Arc::new(Self {
             scripts: Mutex::new(scripts.iter().cloned().collect()),
             asked: Mutex::default(),
+            structured: StructuredSupport::Replayed,
         })
     }
 }
@@ -76,6 +79,10 @@ impl Engine for Scripted {
             Script::Finish => Ok(some(usize::MAX).boxed()),
         };
         Box::pin(std::future::ready(answer))
+    }
+
+    fn structured_output(&self) -> StructuredSupport {
+        self.structured
     }
 
     fn load(&self) -> LoadReport {
@@ -206,6 +213,34 @@ fn an_engine_that_cannot_continue_is_asked_again_until_it_has_begun() {
     let answer = block_on(read(&migrating, request(10), RequestContext::default()));
     assert_eq!(answer, (vec![0, 1], 7, Some(ErrorCode::WorkerLost)));
     assert_eq!(engine.asked.lock().len(), 2);
+}
+
+#[test]
+fn structured_output_moves_only_to_where_its_constraint_is_replayed() {
+    let structured = StructuredOutput {
+        field: "guided_regex".into(),
+        constraint: Constraint::Regex("a*".into()),
+        whitespace: None,
+    };
+    let structured = Arc::new(structured);
+    for (support, expected) in [
+        (StructuredSupport::Replayed, None),
+        (StructuredSupport::FromStart, Some(ErrorCode::WorkerLost)),
+    ] {
+        let mut engine = Scripted::new(&[
+            Script::Break(0, ErrorCode::WorkerLost),
+            Script::Break(2, ErrorCode::WorkerLost),
+        ]);
+        Arc::get_mut(&mut engine).unwrap().structured = support;
+        let migrating = migrating(&engine, |_| {});
+        assert_eq!(migrating.structured_output(), support);
+        let mut request = request(10);
+        request.sampling.structured = Some(Arc::clone(&structured));
+        let answer = block_on(read(&migrating, request, RequestContext::default()));
+        assert_eq!(answer.2, expected, "{support:?}");
+        let attempts = 2 + usize::from(support == StructuredSupport::Replayed);
+        assert_eq!(engine.asked.lock().len(), attempts);
+    }
 }
 
 #[test]

@@ -53,6 +53,7 @@ pub(super) async fn prepare(
         messages,
         mut chat,
         sampling,
+        guided,
         mut stopping,
         output,
         mut service,
@@ -65,6 +66,8 @@ pub(super) async fn prepare(
     let (tokens, raw) = (nvext.token_data.take(), nvext.use_raw_prompt == Some(true));
     let fields = Fields {
         sampling,
+        response_format: chat.response_format.take(),
+        guided,
         stopping,
         output,
         service,
@@ -228,13 +231,6 @@ fn check_unserved(chat: &ChatFields) -> Result<(), RequestError> {
             "tool_choice",
             "is served as `none` or `auto` only",
         ));
-    }
-    if chat
-        .response_format
-        .as_ref()
-        .is_some_and(|format| format.kind != "text")
-    {
-        return Err(unsupported("response_format", "is served as `text` only"));
     }
     if chat.modalities.iter().flatten().any(|kind| kind != "text") {
         return Err(unsupported("modalities", "is served as `text` only"));

@@ -27,8 +27,9 @@ pub(super) async fn prepare(
     }
     let CompletionRequest {
         prompt,
-        completion,
+        mut completion,
         sampling,
+        guided,
         stopping,
         output,
         mut service,
@@ -46,6 +47,8 @@ pub(super) async fn prepare(
     };
     let fields = Fields {
         sampling,
+        response_format: completion.response_format.take(),
+        guided,
         stopping,
         output,
         service,

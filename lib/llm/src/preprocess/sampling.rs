@@ -57,6 +57,7 @@ pub(super) fn params(
         // The bits of a negative seed are as good as any.
         seed: fields.seed.map_or_else(draw_seed, i64::cast_unsigned),
         logit_bias: logit_bias(fields, vocabulary)?,
+        structured: None,
     })
 }
 

@@ -196,3 +196,20 @@ async fn extra_facts_go_with_one_choice_and_known_names() {
     let error = chat(ask(1, "timing"), ALL).await.unwrap_err();
     assert_eq!(error.code, ErrorCode::UnsupportedParameter);
 }
+
+#[tokio::test]
+async fn a_constraint_is_never_left_out() {
+    let environment = Environment::system();
+    // The echo engine cannot keep to any.
+    let body = json!({"prompt": "hi", "guided_regex": "a"});
+    let error = complete(body, &environment).await.unwrap_err();
+    assert_eq!(error.code, ErrorCode::UnsupportedParameter);
+    assert_eq!(error.param.as_deref(), Some("guided_regex"));
+    assert!(error.message.contains("model `m`"), "{error}");
+    let body = json!({"response_format": {"type": "json_object"}});
+    let error = chat(body, ALL).await.unwrap_err();
+    assert_eq!(error.param.as_deref(), Some("response_format"));
+    let body = json!({"prompt": "hi", "response_format": {"type": "text"}});
+    let prepared = complete(body, &environment).await.unwrap();
+    assert_eq!(prepared.requests[0].sampling.structured, None);
+}

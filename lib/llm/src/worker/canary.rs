@@ -19,6 +19,7 @@ use dynamo_protocols::engine::{
 use dynamo_protocols::error::ErrorCode;
 use dynamo_protocols::kv::KvTransfer;
 use dynamo_protocols::load::LoadReport;
+use dynamo_protocols::structured::StructuredSupport;
 use dynamo_runtime::Tasks;
 use dynamo_runtime::component::AnnouncedInstance;
 use futures_core::Stream;
@@ -234,6 +235,10 @@ impl Engine for Watched {
             return Box::pin(std::future::ready(Err(is_out())));
         }
         self.engine.embed(request, context)
+    }
+
+    fn structured_output(&self) -> StructuredSupport {
+        self.engine.structured_output()
     }
 
     fn load(&self) -> LoadReport {

@@ -19,6 +19,10 @@ pub fn admit(request: &EngineRequest, context_length: usize) -> Result<Admission
     if request.prompt_ids.is_empty() {
         return Err(RequestError::invalid("prompt", "the prompt has no tokens"));
     }
+    // Simulated tokens mean nothing: no form could be seen in them.
+    if let Some(structured) = &request.sampling.structured {
+        return Err(structured.unsupported("the simulated engine"));
+    }
     let stop = &request.stop;
     let generated = u32::try_from(request.generated_ids.len()).unwrap_or(u32::MAX);
     let last = request.generated_ids.last();

@@ -6,6 +6,7 @@ use super::generation::{
 };
 use super::logprobs::TokenLogprob;
 use super::nvext::NvExtResponse;
+use super::structured::{GuidedFields, ResponseFormat};
 use super::usage::Usage;
 use serde::de::{Deserializer, Error, IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
@@ -24,6 +25,8 @@ request! {
         chat: ChatFields,
         /// How tokens are drawn.
         sampling: SamplingFields,
+        /// What the answer must look like.
+        guided: GuidedFields,
         /// When a choice ends.
         stopping: StopFields,
         /// What the response looks like.
@@ -91,14 +94,6 @@ fields! {
         /// Documents for the template.
         documents: Unserved,
     }
-}
-
-/// The form of the answer. What else the object has depends on `kind`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct ResponseFormat {
-    /// `text`, `json_object` or `json_schema`.
-    #[serde(rename = "type")]
-    pub kind: String,
 }
 
 /// One message of a conversation.

@@ -7,6 +7,7 @@ use super::generation::{
 use super::logprobs::{CompletionLogprobs, TokenLogprob};
 use super::nvext::NvExtResponse;
 use super::prompt::Prompt;
+use super::structured::{GuidedFields, ResponseFormat};
 use super::usage::Usage;
 use serde::{Serialize, Serializer};
 
@@ -22,6 +23,8 @@ request! {
         completion: CompletionFields,
         /// How tokens are drawn.
         sampling: SamplingFields,
+        /// What the answer must look like.
+        guided: GuidedFields,
         /// When a choice ends.
         stopping: StopFields,
         /// What the response looks like.
@@ -49,7 +52,7 @@ fields! {
         /// The text after the gap.
         suffix: Unserved,
         /// The form of the answer.
-        response_format: Unserved,
+        response_format: ResponseFormat,
     }
 }
 

@@ -101,20 +101,6 @@ fields! {
 fields! {
     /// Fields of engines that are known and not served.
     pub struct UnservedFields {
-        /// Constrains the output to a JSON schema.
-        guided_json: Unserved,
-        /// Constrains the output to a regular expression.
-        guided_regex: Unserved,
-        /// Constrains the output to a grammar.
-        guided_grammar: Unserved,
-        /// Constrains the output to one of several texts.
-        guided_choice: Unserved,
-        /// What constrains the output.
-        guided_decoding_backend: Unserved,
-        /// White space in constrained output.
-        guided_whitespace_pattern: Unserved,
-        /// Constrains the output.
-        structured_outputs: Unserved,
         /// Code that changes logits.
         logits_processors: Unserved,
         /// Log probabilities of the prompt.

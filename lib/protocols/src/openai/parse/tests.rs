@@ -79,10 +79,28 @@ fn errors_name_the_path_what_was_expected_and_what_came() {
             "unknown field `nvext.use_raw_promt`; did you mean `use_raw_prompt`?",
         ),
         (
-            r#"{"model":"m","messages":[],"guided_json":{}}"#,
+            r#"{"model":"m","messages":[],"prompt_logprobs":1}"#,
             ErrorCode::UnsupportedParameter,
-            "guided_json",
-            "`guided_json` is not served by this version; leave it out",
+            "prompt_logprobs",
+            "`prompt_logprobs` is not served by this version; leave it out",
+        ),
+        (
+            r#"{"model":"m","messages":[],"structured_outputs":{"structural_tag":"{}"}}"#,
+            ErrorCode::UnsupportedParameter,
+            "structured_outputs.structural_tag",
+            "`structured_outputs.structural_tag` is not served by this version; leave it out",
+        ),
+        (
+            r#"{"model":"m","messages":[],"guided_choice":"yes"}"#,
+            ErrorCode::InvalidRequest,
+            "guided_choice",
+            "guided_choice: expected a list, got a string",
+        ),
+        (
+            r#"{"model":"m","messages":[],"response_format":{"type":"json_schema","json_schema":{"schem":{}}}}"#,
+            ErrorCode::UnknownParameter,
+            "response_format.json_schema.schem",
+            "unknown field `response_format.json_schema.schem`; did you mean `schema`?",
         ),
         (
             r#"{"model":"m","messages":[],"nvext":{"prefill_dp_rank":1}}"#,
