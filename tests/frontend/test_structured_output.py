@@ -134,14 +134,15 @@ def test_several_choices_each_keep_to_the_form(client, model):
 
 
 def test_json_object(client, model):
-    schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
-    answer = chat(
-        client,
-        model,
-        temperature=0,
-        extra_body={"response_format": {"type": "json_object", "schema": schema | {"additionalProperties": False}}},
-    )
-    assert isinstance(json.loads(answer.choices[0].message.content)["a"], int)
+    schema = {
+        "type": "object",
+        "properties": {"a": {"type": "integer", "minimum": 0, "maximum": 99}},
+        "required": ["a"],
+        "additionalProperties": False,
+    }
+    body = {"response_format": {"type": "json_object", "schema": schema}}
+    answer = chat(client, model, temperature=0, extra_body=body)
+    assert 0 <= json.loads(answer.choices[0].message.content)["a"] <= 99
     cut = chat(client, model, response_format={"type": "json_object"}, max_tokens=4)
     assert cut.choices[0].message.content.lstrip().startswith("{")
     assert cut.choices[0].finish_reason in ("length", "stop")

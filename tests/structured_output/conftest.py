@@ -17,7 +17,8 @@ LLAMACPP = [
     *WORKER, "out=llamacpp", ".models/gemma-3-270m-q4_k_m.gguf",
     "--model-name", MODEL, "--threads", "1", "--deterministic",
 ]
-PATIENCE = 60
+# Loading a model on a machine that is busy with other things.
+PATIENCE = 300
 PR_SET_PDEATHSIG = 1
 
 
@@ -59,7 +60,7 @@ def start(tmp_path):
 def frontend(start):
     """A client of a frontend of the test's deployment."""
     address = start("frontend", "--http-port", "0").stdout.readline().strip()
-    return openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0, timeout=120)
+    return openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0, timeout=PATIENCE)
 
 
 @pytest.fixture
