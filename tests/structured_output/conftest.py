@@ -19,6 +19,12 @@ LLAMACPP = [
 ]
 # Loading a model on a machine that is busy with other things.
 PATIENCE = 300
+# Nor do deadlines of the service matter here.
+DEADLINES = [
+    word
+    for part in ("queue", "dispatch", "inter-token")
+    for word in (f"--{part}-timeout", f"{PATIENCE}s")
+]
 PR_SET_PDEATHSIG = 1
 
 
@@ -59,7 +65,8 @@ def start(tmp_path):
 @pytest.fixture
 def frontend(start):
     """A client of a frontend of the test's deployment."""
-    address = start("frontend", "--http-port", "0").stdout.readline().strip()
+    words = ["frontend", "--http-port", "0", "--model-linger", f"{PATIENCE}s", *DEADLINES]
+    address = start(*words).stdout.readline().strip()
     return openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0, timeout=PATIENCE)
 
 

@@ -32,12 +32,13 @@ const MAX_WAITING: usize = 256;
 const MAX_KEPT: usize = 32;
 
 /// How long a request waits until its constraint's turn has come: behind others, and once for the
-/// tables of the vocabulary.
-const QUEUE_PATIENCE: Duration = Duration::from_secs(60);
+/// tables of the vocabulary. Requests have deadlines of their own; this is for those without.
+const QUEUE_PATIENCE: Duration = Duration::from_secs(300);
 
 /// How long its constraint may then take. Usual ones take milliseconds, and the compiler's bounds
-/// end it after some seconds on a machine that has nothing else to do.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// end the largest after some seconds of computing, which a machine that is busy with other things
+/// may stretch.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// When to try again after the queue was full.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
