@@ -37,7 +37,7 @@ for target in "${targets[@]}"; do
     # A machine that does nothing else needs no more wall time than CPU time; a busy one may take
     # ten times as long.
     status=0
-    prlimit --cpu="$seconds" "target/fuzz/build/$host/release/fuzz-$target" \
+    prlimit --cpu="$seconds:$((seconds + 10))" "target/fuzz/build/$host/release/fuzz-$target" \
         "$work/corpus" "tests/fuzz/corpus/$target" \
         -max_total_time=$((10 * seconds)) -max_len=8192 -rss_limit_mb=2048 -timeout=10 \
         -artifact_prefix="$work/found/" >"$work/log" 2>&1 || status=$?
