@@ -1,7 +1,7 @@
 //! What must hold of a cluster: at every look, and once it is quiet.
 
 use super::fault::Host;
-use super::frontend::{DISPATCH, PARTS};
+use super::frontend::{DISPATCH, FIRST_TOKEN, PARTS};
 use super::plan::Capacity;
 use super::world::{WorkerLife, World};
 use super::{Ending, MODEL, Violation};
@@ -19,8 +19,9 @@ use std::time::Duration;
 const SLACK: Duration = Duration::from_secs(2);
 
 /// The longest that a request may be silent before its first token: the deadlines of all parts.
-const FIRST_BOUND: Duration =
-    Duration::from_secs(2 * PARTS.as_secs() + DISPATCH.as_secs() + SLACK.as_secs());
+const FIRST_BOUND: Duration = Duration::from_secs(
+    PARTS.as_secs() + FIRST_TOKEN.as_secs() + DISPATCH.as_secs() + SLACK.as_secs(),
+);
 
 /// The same between two tokens, moves included.
 const NEXT_BOUND: Duration = Duration::from_secs(PARTS.as_secs() + SLACK.as_secs());

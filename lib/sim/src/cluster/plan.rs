@@ -43,7 +43,7 @@ const ROOMY: Capacity = Capacity {
     sequences: 16,
     blocks: 192,
 };
-const NARROW: Capacity = Capacity {
+pub(super) const NARROW: Capacity = Capacity {
     sequences: 8,
     blocks: 144,
 };

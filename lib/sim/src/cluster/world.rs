@@ -14,6 +14,7 @@ use crate::environment::ClockSkew;
 use crate::traffic::Traffic;
 use dynamo_llm::registry::ModelRegistry;
 use dynamo_mocker::MockEngine;
+use dynamo_protocols::engine::Engine;
 use dynamo_protocols::kv::SequenceHash;
 use dynamo_runtime::telemetry::MetricsRegistry;
 use parking_lot::Mutex;
@@ -177,8 +178,25 @@ impl World {
             Ending::Complete | Ending::GivenUp => {
                 self.trace.record_at(at, &frontend.to_string(), what);
             }
-            _ => self.tell(at, frontend, what),
+            _ => {
+                self.tell(at, frontend, what);
+                self.tell(at, "workers", format_args!("{}", self.loads()));
+            }
         }
+    }
+
+    /// What each worker works on, what waits there, and its blocks in use.
+    fn loads(&self) -> String {
+        let loads = self.workers.iter().map(|seat| match &seat.lock().life {
+            None => "away".to_owned(),
+            Some(life) => {
+                let load = Engine::load(&*life.engine);
+                let [runs, waits] = [&load.scheduled, &load.queued]
+                    .map(|it| it.num_prefill_requests + it.num_decode_requests);
+                format!("{runs}+{waits} ({})", load.used_blocks - load.cached_blocks)
+            }
+        });
+        loads.collect::<Vec<_>>().join(", ")
     }
 
     /// Counts something that really happened.
