@@ -49,8 +49,6 @@ options! {
         model: PathBuf = PathBuf::from(".models/gemma-3-270m-q4_k_m.gguf");
         /// Tokenizer and template of the simulated model.
         tokenizer: PathBuf = PathBuf::from(".models/tokenizers/qwen3");
-        /// Where processes' logs are kept when a run has failed.
-        keep_logs: Option<PathBuf> = None;
     }
 }
 

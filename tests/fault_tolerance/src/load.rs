@@ -30,8 +30,9 @@ pub struct Traffic<'a> {
     pub concurrency: u32,
     /// Whether a refused connection is tried at the next frontend.
     pub balances: bool,
-    /// Whether questions are put again and again until the faults are over, or once each.
-    pub repeats: bool,
+    /// How many are put, the first one again after the last; without a number it goes on until the
+    /// faults are over.
+    pub count: Option<usize>,
 }
 
 /// What became of a question.
@@ -88,13 +89,13 @@ pub fn now() -> Moment {
     Moment::try_from(since.as_micros()).unwrap()
 }
 
-/// Asks while `meanwhile` runs. Each question is asked once, and `meanwhile` returns when all have
-/// ended; or they are asked again and again until it returns.
+/// Asks while `meanwhile` runs, which returns when all have ended; or until it returns, where there
+/// is no number of them.
 pub fn drive(traffic: Traffic<'_>, run: &str, meanwhile: impl FnOnce(&Progress)) -> Vec<Outcome> {
     let progress = Progress {
         next: AtomicUsize::new(0),
         ended: AtomicUsize::new(0),
-        total: (!traffic.repeats).then_some(traffic.questions.len()),
+        total: traffic.count,
         is_stopped: AtomicBool::new(false),
     };
     let progress = &progress;

@@ -147,7 +147,7 @@ fn await_quiet(frontend: &Member) {
 /// The answers of an undisturbed run.
 fn undisturbed(traffic: Traffic<'_>) -> Vec<Answer> {
     let once = Traffic {
-        repeats: false,
+        count: Some(traffic.questions.len()),
         ..traffic
     };
     let mut outcomes = drive(once, "peace", |_| {});

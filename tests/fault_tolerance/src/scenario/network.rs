@@ -70,7 +70,7 @@ fn inhabit(options: &FaultOptions, plane: Plane, town: &Town, report: &mut Repor
         frontends: &addresses(&frontends),
         concurrency: options.concurrency,
         balances: false,
-        repeats: true,
+        count: None,
     };
     let undisturbed = undisturbed(traffic);
     let outcomes = drive(traffic, "network", |progress| {

@@ -48,7 +48,7 @@ pub(super) fn run(options: &FaultOptions) -> Report {
         frontends: &addresses,
         concurrency: options.concurrency,
         balances: false,
-        repeats: true,
+        count: None,
     };
     let undisturbed = undisturbed(traffic);
     let outcomes = drive(traffic, "planes", |progress| {

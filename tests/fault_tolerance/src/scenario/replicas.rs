@@ -32,7 +32,7 @@ pub(super) fn frontends(options: &FaultOptions) -> Report {
         frontends: &addresses,
         concurrency: options.concurrency,
         balances: false,
-        repeats: false,
+        count: Some(questions.len()),
     };
     let undisturbed = undisturbed(traffic);
     let mut injector = Injector::new(plan(options, &frontends, &[Kind::Kill]));
@@ -66,7 +66,7 @@ pub(super) fn routers(options: &FaultOptions) -> Report {
         frontends: &addresses(&frontends),
         concurrency: options.concurrency,
         balances: false,
-        repeats: false,
+        count: Some(questions.len()),
     };
     let undisturbed = undisturbed(traffic);
     let mut injector = Injector::new(plan(options, &routers, &[Kind::Kill, Kind::Freeze]));

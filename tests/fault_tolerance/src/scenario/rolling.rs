@@ -18,7 +18,7 @@ pub(super) fn run(options: &FaultOptions) -> Report {
         frontends: &addresses,
         concurrency: options.concurrency,
         balances: true,
-        repeats: true,
+        count: None,
     };
     let undisturbed = undisturbed(traffic);
     let mut codes = Vec::new();

@@ -7,19 +7,31 @@ use crate::fleet::Injector;
 use crate::load::{Traffic, drive};
 use crate::report::Report;
 
+/// Different questions to a real model.
+const DIFFERENT: u32 = 250;
+
 pub(super) fn run(options: &FaultOptions, engine: Engine) -> Report {
     let mut report = Report::new(match engine {
         Engine::Mock => "simulated workers killed and frozen",
         Engine::Real => "workers with a real model killed and frozen",
     });
     let (fleet, mut workers, frontends) = fleet(options, engine, 1);
-    let questions = engine.mixture().questions(options.seed, options.requests);
+    // A real model takes its time: answers are compared with the same undisturbed ones several
+    // times, and fewer are wanted at once, or their first tokens come later than the next fault.
+    let (different, concurrency) = match engine {
+        Engine::Mock => (options.requests, options.concurrency),
+        Engine::Real => (
+            options.requests.min(DIFFERENT),
+            options.concurrency.min(2 * options.workers),
+        ),
+    };
+    let questions = engine.mixture().questions(options.seed, different);
     let traffic = Traffic {
         questions: &questions,
         frontends: &addresses(&frontends),
-        concurrency: options.concurrency,
+        concurrency,
         balances: false,
-        repeats: false,
+        count: Some(options.requests as usize),
     };
     let undisturbed = undisturbed(traffic);
     let plan = plan(options, &workers, &[Kind::Kill, Kind::Freeze]);

@@ -13,9 +13,9 @@ fn models(name: &str) -> PathBuf {
 
 fn options() -> FaultOptions {
     FaultOptions {
-        requests: 120,
-        every: Duration::from_millis(2_500),
-        concurrency: 12,
+        requests: 80,
+        every: Duration::from_secs(2),
+        concurrency: 10,
         outage: Duration::from_secs(12),
         model: models("gemma-3-270m-q4_k_m.gguf"),
         tokenizer: models("tokenizers/qwen3"),
@@ -37,9 +37,10 @@ fn simulated_workers_killed_and_frozen() {
 #[test]
 fn workers_with_a_real_model_killed_and_frozen() {
     let options = FaultOptions {
-        requests: 48,
+        requests: 30,
         workers: 3,
-        concurrency: 6,
+        concurrency: 4,
+        every: Duration::from_secs(4),
         ..options()
     };
     assert_clean(Scenario::Model, &options);
