@@ -4,7 +4,7 @@
 //! Models share the process's cache of prompt tokens: they come in with their own tokenizer, and
 //! requests find them with one that remembers.
 //!
-//! A registry that is filled from discovery knows what it still lacks ([`expected`]): a process
+//! A registry that is filled from discovery knows what it still lacks (`expected`): a process
 //! that has just started does not say of a model that it is not there, it waits for it.
 
 mod expected;

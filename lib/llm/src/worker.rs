@@ -5,7 +5,7 @@
 //!   anything of it stops: who sees the card can use it.
 //! - A worker whose start fails half-way takes back what it announced.
 //! - Every request has a span in its caller's trace, and is counted.
-//! - A worker whose engine does not work takes no requests ([`canary`]).
+//! - A worker whose engine does not work takes no requests (`canary`).
 
 mod canary;
 mod observed;
