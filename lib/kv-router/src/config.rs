@@ -62,6 +62,11 @@ options! {
         /// What a request in flight costs, in blocks.
         router_decode_active_request_weight: f64 = 0.0,
             env = "DYN_ROUTER_DECODE_ACTIVE_REQUEST_WEIGHT", min = 0.0, max = MAX_WEIGHT;
+        /// What it costs to wait until all requests that a worker runs at once have ended, in
+        /// blocks in use. A request that finds all places of a worker taken pays the share that it
+        /// has to wait for; 0 lets queues grow on workers whose caches fit.
+        router_wait_weight: f64 = 8_192.0,
+            env = "DYN_ROUTER_WAIT_WEIGHT", min = 0.0, max = MAX_WEIGHT;
         /// Randomness of the choice by cost; 0 takes the cheapest.
         router_temperature: f64 = 0.0, env = "DYN_ROUTER_TEMPERATURE", min = 0.0, max = MAX_WEIGHT;
         /// Use what workers tell about their caches; without it `kv` goes by what was sent to them.
@@ -168,6 +173,7 @@ impl RouterOptions {
             },
             prefill_load_scale: self.router_prefill_load_scale,
             active_request_weight: self.router_decode_active_request_weight,
+            wait_weight: self.router_wait_weight,
             temperature: self.router_temperature,
             track_prefill_tokens: self.router_track_prefill_tokens,
             track_active_blocks: self.router_track_active_blocks,
@@ -210,10 +216,11 @@ mod tests {
     }
 
     #[test]
-    fn the_defaults_but_for_two_weights_are_the_published_ones() {
+    fn the_defaults_but_for_three_weights_are_the_published_ones() {
         let published = RouterOptions {
             router_kv_overlap_score_credit: 1.0,
             router_prefill_load_scale: 1.0,
+            router_wait_weight: 0.0,
             ..RouterOptions::default()
         };
         let policy = published.policy(BLOCK, true);

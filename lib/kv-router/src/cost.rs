@@ -7,7 +7,10 @@
 //! raw_prefill  = (prefill_tokens + isl) / block_size
 //! prefill_cost = prefill_load_scale * max(0, raw_prefill - credit)
 //! decode_cost  = active blocks of the worker once this request's are among them
-//! logit        = prefill_cost + decode_cost + active_request_weight * active_requests
+//! request_cost = active_request_weight * active_requests
+//! wait_cost    = wait_weight * max(0, there + 1 - max_sequences) / max_sequences
+//! there        = max(active_requests, sequences)
+//! logit        = prefill_cost + decode_cost + request_cost + wait_cost
 //! ```
 //!
 //! `device`, `host`, `disk` and `external` are the leading blocks of the prompt that the worker
@@ -18,8 +21,15 @@
 //! Without prefill tracking (the decode leg of a disaggregated request) `prefill_cost` is 0, and
 //! the credit is taken from the decode cost instead: `max(0, decode_cost - credit)`.
 //!
-//! This is the published cost with the published defaults, so that what operators know of its
-//! parameters stays true.
+//! A worker runs at most `max_sequences` requests at once. One that comes on top waits until
+//! enough of them have ended; when every one of them has, `wait_weight` is paid in full. Without
+//! this part, one prompt that many share fills the queue of the worker that has it cached, while
+//! others have nothing to do. It is 0 where the worker does not tell how many it runs. `sequences`
+//! is what the worker said last that it has: routers that do not share their bookings know of each
+//! other's requests only by that.
+//!
+//! All but the wait is the published cost with the published defaults, so that what operators
+//! know of its parameters stays true.
 
 use crate::request::Overrides;
 use crate::worker::Slot;
@@ -73,6 +83,8 @@ pub struct CostParams {
     pub prefill_load_scale: f64,
     /// Cost of a request in flight.
     pub active_request_weight: f64,
+    /// Cost of waiting until all requests that a worker can run at once have ended.
+    pub wait_weight: f64,
     /// 0 takes the least cost; above, the choice is random with a preference for low cost that
     /// weakens as it grows.
     pub temperature: f64,
@@ -109,6 +121,7 @@ impl Default for CostParams {
             },
             prefill_load_scale: 1.0,
             active_request_weight: 0.0,
+            wait_weight: 0.0,
             temperature: 0.0,
             track_prefill_tokens: true,
             track_active_blocks: true,
@@ -151,6 +164,8 @@ pub struct Parts {
     pub decode_cost: f64,
     /// Cost of the requests in flight.
     pub request_cost: f64,
+    /// Cost of waiting for requests that came before to end.
+    pub wait_cost: f64,
     /// Factor of the preferred taints.
     pub taint_factor: f64,
     /// The cost: the least wins.
@@ -183,6 +198,10 @@ pub struct Facts {
     pub shared_blocks: u32,
     /// Requests in flight.
     pub requests: u32,
+    /// Requests that it has, running or waiting, as it said last.
+    pub sequences: u32,
+    /// Requests that it runs at once; 0 if that is not known.
+    pub max_sequences: u32,
     /// Weights of the preferred taints that it has.
     pub taint_weight: f64,
 }
@@ -222,6 +241,7 @@ impl Cost {
             0.0
         };
         let request_cost = params.active_request_weight * f64::from(facts.requests);
+        let wait_cost = params.wait_weight * turns_to_wait(facts);
         let (raw_prefill, prefill_cost, computed) = if params.track_prefill_tokens {
             let raw = (prefill_tokens + self.isl_tokens) / self.block_size;
             let prefill = params.prefill_load_scale * (raw - credit).max(0.0);
@@ -241,8 +261,9 @@ impl Cost {
             prefill_cost,
             decode_cost,
             request_cost,
+            wait_cost,
             taint_factor,
-            logit: (computed + request_cost) * taint_factor,
+            logit: (computed + request_cost + wait_cost) * taint_factor,
         }
     }
 
@@ -263,6 +284,18 @@ impl Cost {
             + weights.disk * f64::from(overlap.disk)
             + weights.external * f64::from(overlap.external)
     }
+}
+
+/// How many times over all requests that the worker runs at once have to end before one that
+/// comes now runs.
+#[inline]
+fn turns_to_wait(facts: &Facts) -> f64 {
+    let there = facts.requests.max(facts.sequences);
+    if there < facts.max_sequences || facts.max_sequences == 0 {
+        return 0.0;
+    }
+    let ahead = f64::from(there - facts.max_sequences) + 1.0;
+    ahead / f64::from(facts.max_sequences)
 }
 
 #[cfg(test)]

@@ -18,6 +18,10 @@ pub struct WorkerState {
     pub draining: bool,
     /// Tokens that one of its steps works on, if known.
     pub max_batched_tokens: Option<u32>,
+    /// Requests that it has, running or waiting, as it said last.
+    pub sequences: u32,
+    /// Requests that it runs at once, if known.
+    pub max_sequences: Option<u32>,
     /// KV blocks it has, if known.
     pub total_blocks: Option<u64>,
     /// KV blocks that its running requests need, as it said last.
@@ -36,6 +40,8 @@ impl WorkerState {
             slot,
             draining: false,
             max_batched_tokens: None,
+            sequences: 0,
+            max_sequences: None,
             total_blocks: None,
             busy_blocks: 0,
             loras: Vec::new(),
@@ -48,9 +54,18 @@ impl WorkerState {
         if report.max_batched_tokens > 0 {
             self.max_batched_tokens = Some(report.max_batched_tokens);
         }
+        if report.max_sequences > 0 {
+            self.max_sequences = Some(report.max_sequences);
+        }
         if report.total_blocks > 0 {
             self.total_blocks = Some(report.total_blocks);
         }
+        let both = [&report.scheduled, &report.queued];
+        let of = both.map(|it| {
+            it.num_prefill_requests
+                .saturating_add(it.num_decode_requests)
+        });
+        self.sequences = of[0].saturating_add(of[1]);
         self.busy_blocks = report.used_blocks.saturating_sub(report.cached_blocks);
     }
 }
@@ -99,6 +114,7 @@ impl Fleet {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use dynamo_protocols::load::WorkLoad;
 
     fn worker(instance: u64) -> WorkerState {
         let key = WorkerKey {
@@ -121,6 +137,22 @@ mod tests {
     }
 
     #[test]
+    fn what_runs_and_what_waits_is_there() {
+        let of = |num_prefill_requests, num_decode_requests| WorkLoad {
+            num_prefill_requests,
+            num_decode_requests,
+            ..WorkLoad::default()
+        };
+        let mut worker = worker(1);
+        worker.observe(&LoadReport {
+            scheduled: of(1, 7),
+            queued: of(10, 2),
+            ..LoadReport::default()
+        });
+        assert_eq!(worker.sequences, 20);
+    }
+
+    #[test]
     fn cached_blocks_do_not_make_a_worker_busy() {
         let mut worker = worker(1);
         let report = LoadReport {
@@ -128,11 +160,13 @@ mod tests {
             cached_blocks: 70,
             total_blocks: 100,
             max_batched_tokens: 8_192,
+            max_sequences: 16,
             ..LoadReport::default()
         };
         worker.observe(&report);
         assert_eq!((worker.busy_blocks, worker.total_blocks), (20, Some(100)));
         worker.observe(&LoadReport::default());
         assert_eq!(worker.max_batched_tokens, Some(8_192));
+        assert_eq!(worker.max_sequences, Some(16));
     }
 }

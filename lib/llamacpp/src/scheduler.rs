@@ -2,7 +2,9 @@
 //!
 //! Continuous batching over sequences, chunked prefill under a token budget, prefix reuse in
 //! whole blocks from running and parked slots, admission within bounded KV memory, preemption,
-//! priorities, cancellation. Time is the number of steps.
+//! priorities, cancellation. Time is the number of steps. Order is by priority, then answers that
+//! began on another worker before those that have not begun (their clients are in the middle of
+//! them), then first come, first served.
 //!
 //! One step is [`Scheduler::plan`], then for each row that was decoded [`Scheduler::computed`],
 //! and [`Scheduler::push`] or [`Scheduler::finish`] with what was sampled from it.
@@ -153,6 +155,7 @@ impl Scheduler {
         let sequence = Sequence {
             id,
             priority: new.priority,
+            begun: !new.generated.is_empty(),
             tokens,
             prompt_len: new.prompt.len(),
             salt: new.salt,

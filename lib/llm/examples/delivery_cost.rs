@@ -104,7 +104,13 @@ fn kept() -> Result<Arc<dyn Engine>, Failure> {
     Ok(Arc::new(Migrating::new(Arc::new(Steady), setup)))
 }
 
-async fn answers(engine: &dyn Engine, requests: usize, tokens: usize) -> Result<(), RequestError> {
+/// Reads answers in a task, as a server does.
+async fn answers(engine: &Arc<dyn Engine>, requests: usize, tokens: usize) -> Result<(), Failure> {
+    let engine = Arc::clone(engine);
+    Ok(tokio::spawn(async move { read(&*engine, requests, tokens).await }).await??)
+}
+
+async fn read(engine: &dyn Engine, requests: usize, tokens: usize) -> Result<(), RequestError> {
     for _ in 0..requests {
         let mut request = EngineRequest {
             prompt_ids: Arc::from([1, 2, 3]),
@@ -120,7 +126,7 @@ async fn answers(engine: &dyn Engine, requests: usize, tokens: usize) -> Result<
 }
 
 /// Nanoseconds of a request with one token, and of each further token.
-async fn measure(engine: &dyn Engine) -> Result<(f64, f64), RequestError> {
+async fn measure(engine: &Arc<dyn Engine>) -> Result<(f64, f64), Failure> {
     let (mut short, mut long) = (Duration::MAX, Duration::MAX);
     for _ in 0..ROUNDS {
         let begun = Instant::now();
@@ -160,10 +166,11 @@ async fn main() -> Result<(), Failure> {
             "kept" => kept()?,
             _ => return Err("usage: delivery_cost [bare|kept REQUESTS TOKENS]".into()),
         };
-        return Ok(answers(&*engine, requests.parse()?, tokens.parse()?).await?);
+        return answers(&engine, requests.parse()?, tokens.parse()?).await;
     }
-    let (bare_request, bare_token) = measure(&Steady).await?;
-    let (request, token) = measure(&*kept()?).await?;
+    let bare: Arc<dyn Engine> = Arc::new(Steady);
+    let (bare_request, bare_token) = measure(&bare).await?;
+    let (request, token) = measure(&kept()?).await?;
     let positions = position_cost()?;
     let line = serde_json::json!({
         "position_ns_per_token": positions,

@@ -3,6 +3,8 @@
 //!
 //! The semantics are vLLM's. Running sequences go first, in the order they were admitted, then
 //! waiting ones, first come, first served within a priority, under a budget of tokens per step.
+//! Beside vLLM's: an answer that has begun on another worker goes before those that have not begun,
+//! since its client is in the middle of it.
 //! Prompts are computed in chunks. KV memory is blocks: a prompt's are taken when it is admitted,
 //! an output's one by one; full blocks are found again by sequence hash, and the least recently
 //! used one that nobody needs is evicted. When there is none left a running sequence is

@@ -128,6 +128,7 @@ impl<'a> Replay<'a> {
             let mut state = WorkerState::new(key(number as usize), Slot(number));
             let batch = u32::try_from(settings.scheduler.max_batched_tokens);
             state.max_batched_tokens = batch.ok();
+            state.max_sequences = u32::try_from(settings.scheduler.max_running).ok();
             state.total_blocks = Some(settings.scheduler.total_blocks as u64);
             router.put_worker(state);
         }

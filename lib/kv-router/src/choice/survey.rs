@@ -131,6 +131,7 @@ impl Survey {
         let known = self.known.get(index(slot));
         let known = known.copied().unwrap_or_default();
         let at = usize::try_from(known.overlap).unwrap_or(0).checked_sub(1);
+        let worker = question.worker(candidate);
         let overlap = at.and_then(|at| question.situation.overlaps.get(at));
         Facts {
             overlap: overlap.map_or(WorkerOverlap::none(slot), |it| *it),
@@ -138,6 +139,8 @@ impl Survey {
             active_blocks: load.active_blocks(),
             shared_blocks: known.shared,
             requests: load.requests,
+            sequences: worker.sequences,
+            max_sequences: worker.max_sequences.unwrap_or(0),
             taint_weight: taint_weight(question, candidate),
         }
     }

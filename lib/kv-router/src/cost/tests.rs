@@ -23,6 +23,8 @@ fn idle() -> Facts {
         active_blocks: 0.0,
         shared_blocks: 0,
         requests: 0,
+        sequences: 0,
+        max_sequences: 0,
         taint_weight: 0.0,
     }
 }
@@ -46,6 +48,8 @@ fn the_published_defaults_by_hand() {
         active_blocks: 30.0,
         shared_blocks: 4,
         requests: 3,
+        sequences: 0,
+        max_sequences: 0,
         taint_weight: 0.0,
     };
     let parts = parts(CostParams::default(), 0, &facts);
@@ -104,6 +108,33 @@ fn each_parameter_acts_on_its_own_part() {
     assert_eq!(parts.request_cost, 10.0);
     assert_eq!(parts.taint_factor, (-(1.0_f64.tanh())).exp());
     assert_eq!(parts.logit, (51.0 + 10.0 + 10.0) * parts.taint_factor);
+}
+
+#[test]
+fn who_finds_all_places_taken_pays_the_turns_that_it_waits() {
+    let params = CostParams {
+        wait_weight: 100.0,
+        ..CostParams::default()
+    };
+    let wait = |requests, max_sequences| {
+        let facts = Facts {
+            requests,
+            max_sequences,
+            ..idle()
+        };
+        parts(params, 0, &facts).wait_cost
+    };
+    assert_eq!((wait(0, 4), wait(3, 4)), (0.0, 0.0));
+    assert_eq!((wait(4, 4), wait(7, 4), wait(8, 4)), (25.0, 100.0, 125.0));
+    assert_eq!(wait(1_000, 0), 0.0);
+    // Others send to it too: it says that it has more than this router knows of.
+    let crowded = Facts {
+        requests: 1,
+        sequences: 7,
+        max_sequences: 4,
+        ..idle()
+    };
+    assert_eq!(parts(params, 0, &crowded).wait_cost, 100.0);
 }
 
 #[test]
@@ -176,13 +207,15 @@ proptest! {
         tiers in (0_u32..20, 0_u32..20, 0_u32..20, 0_u32..20),
         load in (0_u64..9_000, 0.0_f64..900.0, 0_u32..10, 0_u32..50),
         taint_weight in -3.0_f64..3.0,
-        weights in (0.0_f64..3.0, 0.0_f64..3.0, 0.0_f64..3.0, 0.0_f64..3.0),
+        weights in (0.0_f64..3.0, 0.0_f64..3.0, 0.0_f64..3.0, 0.0_f64..3.0, 0.0_f64..3.0),
+        sequences in (0_u32..90, 0_u32..60),
         is_prefill_tracked: bool,
     ) {
         let params = CostParams {
             credit: CreditWeights { device: weights.0, decay: weights.1, ..CostParams::default().credit },
             prefill_load_scale: weights.2,
             active_request_weight: weights.3,
+            wait_weight: weights.4,
             track_prefill_tokens: is_prefill_tracked,
             ..CostParams::default()
         };
@@ -192,6 +225,8 @@ proptest! {
             active_blocks: load.1,
             shared_blocks: load.2,
             requests: load.3,
+            sequences: sequences.0,
+            max_sequences: sequences.1,
             taint_weight,
         };
         let of = parts(params, 0, &facts);
@@ -200,7 +235,7 @@ proptest! {
         } else {
             (of.decode_cost - of.credit).max(0.0)
         };
-        let logit = (computed + of.request_cost) * of.taint_factor;
+        let logit = (computed + of.request_cost + of.wait_cost) * of.taint_factor;
         prop_assert!((of.logit - logit).abs() <= 1e-9 * logit.max(1.0));
         let credit = weights.0 * of.decay * f64::from(tiers.0)
             + 0.75 * f64::from(tiers.1) + 0.25 * f64::from(tiers.2);

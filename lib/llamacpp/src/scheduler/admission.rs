@@ -36,7 +36,7 @@ impl Scheduler {
             .waiting
             .iter()
             .copied()
-            .filter(|(_, id)| self.sequences.get(id).is_some_and(|s| !s.waits()))
+            .filter(|(_, _, id)| self.sequences.get(id).is_some_and(|s| !s.waits()))
             .take(ADMISSION_SCAN)
             .collect();
         for key in waiting {
@@ -46,8 +46,8 @@ impl Scheduler {
             if self.running.len() >= self.config.max_running && !self.preempt_stalled() {
                 return;
             }
-            match self.place(key.1) {
-                Placing::Placed => self.plan_prefill(key.1, step),
+            match self.place(key.2) {
+                Placing::Placed => self.plan_prefill(key.2, step),
                 Placing::WaitForPrefix => {}
                 Placing::NoMemory => return,
             }
@@ -135,7 +135,7 @@ impl Scheduler {
         let prompts = self
             .running
             .iter()
-            .filter_map(|(_, id)| self.sequences.get(id));
+            .filter_map(|(_, _, id)| self.sequences.get(id));
         prompts
             .filter(|other| other.remaining() > 1 && !other.stalled && other.salt == sequence.salt)
             .map(|other| {

@@ -96,7 +96,7 @@ impl Scheduler {
 
     /// Preempts a running sequence that nobody reads, if there is one.
     pub(crate) fn preempt_stalled(&mut self) -> bool {
-        let mut running = self.running.iter().rev().map(|(_, id)| *id);
+        let mut running = self.running.iter().rev().map(|(_, _, id)| *id);
         let victim = running.find(|id| self.sequences.get(id).is_some_and(|s| s.stalled));
         victim.map(|id| self.preempt(id)).is_some()
     }

@@ -59,7 +59,7 @@ impl Scheduler {
         self.plan_decodes(&mut step);
         step.prefill_tokens = self.prefill_budget(&step);
         let running: Vec<OrderKey> = self.running.iter().copied().collect();
-        for (_, id) in running {
+        for (_, _, id) in running {
             self.plan_prefill(id, &mut step);
         }
         self.admit(&mut step);
@@ -76,7 +76,7 @@ impl Scheduler {
     /// One token for each sequence that decodes, as far as memory goes.
     fn plan_decodes(&mut self, step: &mut Step) {
         let running: Vec<OrderKey> = self.running.iter().copied().collect();
-        for (_, id) in running {
+        for (_, _, id) in running {
             let Some(sequence) = self.sequences.get(&id) else {
                 continue;
             };

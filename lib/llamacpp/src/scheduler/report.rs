@@ -16,7 +16,7 @@ impl Scheduler {
         let (decodes, prefills): (Vec<_>, Vec<_>) = self
             .waiting
             .iter()
-            .filter_map(|(_, id)| find(id))
+            .filter_map(|(_, _, id)| find(id))
             .partition(|sequence| sequence.cached.is_some());
         LoadReport {
             scheduled,

@@ -8,8 +8,9 @@ use std::sync::Arc;
 /// A sequence's number, in order of arrival.
 pub type SequenceId = u64;
 
-/// Place in every order: higher priority first, then first come, first served.
-pub(crate) type OrderKey = (Reverse<i32>, SequenceId);
+/// Place in every order: higher priority first, then answers that began on another worker (`false`),
+/// then first come, first served.
+pub(crate) type OrderKey = (Reverse<i32>, bool, SequenceId);
 
 /// What a sequence starts from.
 #[derive(Debug, Clone, Default)]
@@ -29,6 +30,8 @@ pub struct NewSequence {
 pub(crate) struct Sequence {
     pub(crate) id: SequenceId,
     pub(crate) priority: i32,
+    /// It began on another worker.
+    pub(crate) begun: bool,
     /// Prompt and generated tokens.
     pub(crate) tokens: TokenBlocks,
     pub(crate) prompt_len: usize,
@@ -49,7 +52,7 @@ pub(crate) struct Sequence {
 
 impl Sequence {
     pub(crate) fn key(&self) -> OrderKey {
-        (Reverse(self.priority), self.id)
+        (Reverse(self.priority), !self.begun, self.id)
     }
 
     pub(crate) fn len(&self) -> usize {

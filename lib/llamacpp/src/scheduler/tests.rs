@@ -577,6 +577,28 @@ fn higher_priority_goes_first_and_equals_first_come_first_served() {
 }
 
 #[test]
+fn an_answer_that_has_begun_goes_before_those_that_have_not() {
+    let mut scheduler = Scheduler::new(shared(4, 1, 20));
+    let mut submit = |generated: &[u32]| {
+        let new = NewSequence {
+            prompt: vec![1, 2],
+            generated: generated.to_vec(),
+            ..NewSequence::default()
+        };
+        scheduler.submit(new).unwrap()
+    };
+    let (first, second, begun) = (submit(&[]), submit(&[]), submit(&[3]));
+    let mut order = Vec::new();
+    for _ in 0..3 {
+        let plan = scheduler.plan();
+        order.push(plan.batches[0][0].id);
+        scheduler.computed(&plan.batches[0][0]);
+        scheduler.finish(plan.batches[0][0].id);
+    }
+    assert_eq!(order, [begun, first, second]);
+}
+
+#[test]
 fn an_imported_prefix_is_reused_and_published_only_once_it_is_there() {
     let mut scheduler = Scheduler::new(shared(4, 2, 20));
     let tokens: Vec<u32> = (0..16).collect();

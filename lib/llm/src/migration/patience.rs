@@ -3,13 +3,13 @@
 //! The time in which nobody asked for a token does not count: a slow reader is not a slow worker.
 //! The clock runs from the first time that there was none to the next one that there is.
 //!
-//! Invariant: a token costs a comparison and no timer. The timer stands where it was set and, when
-//! it fires too early, is set to where it should stand by now.
+//! Invariant: a token costs a look at the clock and no timer. The timer stands where it was set
+//! and, when it fires too early, is set to where it should stand by now.
 
 use dynamo_protocols::deadline::Deadlines;
 use dynamo_protocols::error::{ErrorCode, RequestError};
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -22,7 +22,20 @@ pub(super) struct Patience {
     has_token: bool,
     /// Since when there was none though one was asked for.
     waiting_since: Option<Instant>,
-    timer: Option<Pin<Box<Sleep>>>,
+    timer: Option<Alarm>,
+}
+
+/// A timer that was polled, and whom it wakes.
+struct Alarm {
+    sleep: Pin<Box<Sleep>>,
+    waker: Waker,
+}
+
+impl Alarm {
+    /// Whether there is nothing to do until it fires: it will, by `due`, and wake the one who asks.
+    fn is_set(&self, cx: &Context<'_>, due: Instant) -> bool {
+        self.sleep.deadline() <= due && self.waker.will_wake(cx.waker()) && !self.sleep.is_elapsed()
+    }
 }
 
 impl Patience {
@@ -67,16 +80,24 @@ impl Patience {
             return Poll::Pending;
         };
         let due = since + limit;
-        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
-        if timer.deadline() > due {
-            timer.as_mut().reset(due);
+        if self.timer.as_ref().is_some_and(|it| it.is_set(cx, due)) {
+            return Poll::Pending;
+        }
+        let timer = self.timer.get_or_insert_with(|| Alarm {
+            sleep: Box::pin(sleep_until(due)),
+            waker: cx.waker().clone(),
+        });
+        timer.waker.clone_from(cx.waker());
+        let sleep = &mut timer.sleep;
+        if sleep.deadline() > due {
+            sleep.as_mut().reset(due);
         }
         loop {
-            ready!(timer.as_mut().poll(cx));
+            ready!(sleep.as_mut().poll(cx));
             if Instant::now() >= due {
                 return Poll::Ready(self.over(limit));
             }
-            timer.as_mut().reset(due);
+            sleep.as_mut().reset(due);
         }
     }
 

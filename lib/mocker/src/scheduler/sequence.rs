@@ -7,8 +7,9 @@ use dynamo_tokens::{HashContext, TokenBlocks};
 use std::cmp::Reverse;
 use std::num::NonZeroUsize;
 
-/// Place in the queue: higher priority first, then first come, first served.
-pub(crate) type OrderKey = (Reverse<i32>, u64);
+/// Place in the queue: higher priority first, then answers that began on another worker (`false`), then
+/// first come, first served.
+pub(crate) type OrderKey = (Reverse<i32>, bool, u64);
 
 /// A sequence that has not ended.
 #[derive(Debug)]
@@ -56,7 +57,11 @@ impl Sequence {
         tokens.extend(&request.generated_ids);
         Self {
             id,
-            order: (Reverse(request.priority), arrival),
+            order: (
+                Reverse(request.priority),
+                request.generated_ids.is_empty(),
+                arrival,
+            ),
             tokens,
             prompt_len: request.prompt_ids.len(),
             generated: u32::try_from(request.generated_ids.len()).unwrap_or(u32::MAX),

@@ -498,6 +498,22 @@ fn higher_priority_goes_first_whenever_it_came() {
 }
 
 #[test]
+fn an_answer_that_has_begun_goes_before_those_that_have_not() {
+    let mut observed = Observed::new(SchedulerConfig {
+        max_running: 1,
+        ..config()
+    });
+    for id in 0..3 {
+        let mut request = request(id as u32 * 10..id as u32 * 10 + 3, 2);
+        if id == 2 {
+            request.generated_ids = vec![5];
+        }
+        observed.scheduler.submit(id, &request);
+    }
+    assert_eq!(observed.step().outputs[0].id, 2);
+}
+
+#[test]
 fn a_moved_request_goes_on_where_it_was() {
     let whole = {
         let mut observed = Observed::new(config());

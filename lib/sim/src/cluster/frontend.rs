@@ -2,7 +2,7 @@
 //! and takes its clients' requests through the real pipeline.
 
 use super::fault::Host;
-use super::plan::{NARROW, RequestPlan};
+use super::plan::RequestPlan;
 use super::process::{Failed, STOP_LIMIT, join};
 use super::world::World;
 use super::{Broken, Ending, MODEL, Violation};
@@ -37,12 +37,6 @@ pub(super) const FIRST_TOKEN: Duration = Duration::from_secs(40);
 /// How long handing a request over may take, as by default: one call asks three workers, one after
 /// the other, and each that is cut off costs three seconds.
 pub(super) const DISPATCH: Duration = Duration::from_secs(15);
-
-/// What a request in flight costs in the choices among narrow engines, in blocks. By default nothing: a block of
-/// the prompt in a worker's cache is worth 64, and a worker of few sequences that holds what many ask
-/// for lets them wait for longer than they may while the others have nothing to do (seed 209). So
-/// much makes half a dozen requests outweigh the longest prefix.
-const ACTIVE_REQUEST_WEIGHT: f64 = 256.0;
 
 /// How the names of a frontend's metrics begin.
 const METRICS: &str = "simulated";
@@ -86,10 +80,6 @@ pub(super) async fn run(number: usize, world: Arc<World>) -> Result<(), Failed> 
         scope: Scope::All,
         router: RouterOptions {
             router_replica_sync: world.plan.replica_sync,
-            router_decode_active_request_weight: match world.plan.capacity {
-                NARROW => ACTIVE_REQUEST_WEIGHT,
-                _ => 0.0,
-            },
             ..RouterOptions::default()
         },
         // The model has no files to fetch.

@@ -36,7 +36,8 @@ pub(super) fn look(world: &World, now: Duration) {
     for (index, state) in world.requests.lock().iter().enumerate() {
         let frontend = world.plan.requests[index].frontend;
         let stopped = world.plan.stopped(frontend, state.heard, now);
-        let bound = match state.given.iter().all(|given| *given == 0) {
+        // One that waits for the first token of some choice is not between two tokens.
+        let bound = match state.given.contains(&0) {
             true => FIRST_BOUND,
             false => NEXT_BOUND,
         };
