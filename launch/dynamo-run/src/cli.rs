@@ -96,6 +96,7 @@ pub(crate) const REFERENCE: &[(&str, &str)] = &[
     ("bench-serve", "dynamo bench serve"),
     ("bench-router", "dynamo bench router"),
     ("bench-index", "dynamo bench index"),
+    ("worker", "Workers written in Python"),
     ("simulate", "dynamo simulate"),
     ("doctor", "dynamo doctor"),
     ("model", "dynamo model"),
@@ -182,6 +183,12 @@ pub(crate) fn schema(command: &str) -> Schema {
             .with::<RuntimeOptions>(),
         "simulate" => Schema::new()
             .with::<SimulateOptions>()
+            .with::<RuntimeOptions>(),
+        // Workers that are not commands: see `embedded`.
+        "worker" => Schema::new()
+            .with::<NewsOptions>()
+            .with::<CanaryOptions>()
+            .with::<HubOptions>()
             .with::<RuntimeOptions>(),
         "metrics-component" => Schema::new()
             .with::<MetricsOptions>()
@@ -306,6 +313,16 @@ fn resolve(
     }
     let command = command(&options)?;
     Ok(Parsed::Run(Box::new(Invocation { command, options })))
+}
+
+/// The options of a worker that is not a command.
+pub(crate) fn worker_options(surroundings: &Surroundings) -> Result<Resolved, UsageError> {
+    let command = with_options("worker", Command::new("worker")).no_binary_name(true);
+    let matches = command.try_get_matches_from(&surroundings.arguments)?;
+    let sources = Sources::new()
+        .args(matches)
+        .env(surroundings.environment.iter().cloned());
+    Ok(schema("worker").resolve(&sources)?)
 }
 
 /// `dynamo --model M` is short for `dynamo run in=text --model M`.

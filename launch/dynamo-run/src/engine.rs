@@ -226,7 +226,11 @@ async fn start_llamacpp(
     bail!("this build has no llama.cpp engine: build with the cargo feature llamacpp")
 }
 
-async fn resolve(process: &Process, model: &str, wanted: Wanted) -> anyhow::Result<PathBuf> {
+pub(crate) async fn resolve(
+    process: &Process,
+    model: &str,
+    wanted: Wanted,
+) -> anyhow::Result<PathBuf> {
     let options: &HubOptions = process.options.get();
     let home = process.surroundings.home();
     let hub = Hub::new(options, home.as_deref(), &process.tasks)?;

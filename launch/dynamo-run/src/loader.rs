@@ -20,13 +20,13 @@ pub(crate) struct Surroundings {
 
 impl Surroundings {
     #[expect(clippy::disallowed_methods, reason = "this is the one loader")]
-    pub(crate) fn of_this_process() -> Self {
+    pub(crate) fn of_this_process(arguments: Vec<OsString>) -> Self {
         // A variable that is not Unicode is nobody's option: the others are still read.
         let environment = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
             .collect();
         Self {
-            arguments: std::env::args_os().collect(),
+            arguments,
             environment,
             temp_dir: std::env::temp_dir(),
             stdin_is_terminal: stdin().is_terminal(),

@@ -12,7 +12,7 @@ use dynamo_runtime::discovery::DiscoveryMetrics;
 use dynamo_runtime::shutdown::{ExitStatus, Shutdown, Signals};
 use dynamo_runtime::status::{self, HealthState, StatusOptions};
 use dynamo_runtime::telemetry::process_metrics::ProcessMetrics;
-use dynamo_runtime::telemetry::{self, MetricsRegistry, Sampler, TelemetryOptions};
+use dynamo_runtime::telemetry::{self, MetricsRegistry, Sampler, TelemetryGuard, TelemetryOptions};
 use dynamo_runtime::{Environment, Tasks, discovery};
 use std::convert::Infallible;
 use std::future::Future;
@@ -57,10 +57,8 @@ pub(crate) fn start(invocation: Invocation, surroundings: Surroundings) -> ExitS
 
 async fn run(invocation: Invocation, surroundings: Surroundings) -> ExitStatus {
     let Invocation { command, options } = invocation;
-    let runtime_options: &RuntimeOptions = options.get();
-    let environment = Environment::system();
     let mut telemetry_options =
-        TelemetryOptions::new(runtime_options, surroundings.stderr_is_terminal);
+        TelemetryOptions::new(options.get(), surroundings.stderr_is_terminal);
     if run::is_quiet(&command) && options.source("log_level").is_none_or(is_default) {
         // A conversation is not to be mixed with log lines unless they matter.
         let level = match command {
@@ -70,33 +68,12 @@ async fn run(invocation: Invocation, surroundings: Surroundings) -> ExitStatus {
         };
         level.clone_into(&mut telemetry_options.log);
     }
-    let telemetry = match telemetry::init(&telemetry_options, &environment) {
-        Ok(guard) => guard,
+    let (process, telemetry) = match Process::open(options, surroundings, &telemetry_options) {
+        Ok(opened) => opened,
         Err(error) => {
             complain(&format!("error: {error}"));
             return ExitStatus::Usage;
         }
-    };
-    for unknown in options.warnings() {
-        tracing::warn!("{unknown}");
-    }
-    let discovery_metrics = match DiscoveryMetrics::new() {
-        Ok(metrics) => metrics,
-        Err(error) => {
-            complain(&format!("error: {error}"));
-            return ExitStatus::Failure;
-        }
-    };
-    let process = Process {
-        environment,
-        tasks: Tasks::root(),
-        shutdown: Shutdown::new(runtime_options.drain_timeout),
-        health: HealthState::new(),
-        metrics: MetricsRegistry::new(),
-        discovery_metrics,
-        sampler: telemetry.sampler(),
-        surroundings,
-        options,
     };
     let status = match Box::pin(process.run(command)).await {
         Ok(status) => status,
@@ -126,6 +103,32 @@ fn is_default(source: &dynamo_config::Source) -> bool {
 }
 
 impl Process {
+    /// What a process works with, and what ends its telemetry.
+    pub(crate) fn open(
+        options: Resolved,
+        surroundings: Surroundings,
+        telemetry: &TelemetryOptions,
+    ) -> anyhow::Result<(Self, TelemetryGuard)> {
+        let environment = Environment::system();
+        let telemetry = telemetry::init(telemetry, &environment)?;
+        for unknown in options.warnings() {
+            tracing::warn!("{unknown}");
+        }
+        let runtime_options: &RuntimeOptions = options.get();
+        let process = Self {
+            environment,
+            tasks: Tasks::root(),
+            shutdown: Shutdown::new(runtime_options.drain_timeout),
+            health: HealthState::new(),
+            metrics: MetricsRegistry::new(),
+            discovery_metrics: DiscoveryMetrics::new()?,
+            sampler: telemetry.sampler(),
+            surroundings,
+            options,
+        };
+        Ok((process, telemetry))
+    }
+
     async fn run(self, command: CommandKind) -> anyhow::Result<ExitStatus> {
         match command {
             CommandKind::Run(forms) => Box::pin(run::run(self, forms)).await,

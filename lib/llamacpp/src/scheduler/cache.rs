@@ -113,7 +113,7 @@ impl Scheduler {
             if self.preempt_stalled() {
                 continue;
             }
-            let Some(&(_, last)) = self.running.last() else {
+            let Some(&(_, _, last)) = self.running.last() else {
                 return false;
             };
             self.preempt(last);

@@ -1,0 +1,66 @@
+//! The `dynamo` command: argument forms, the wiring of a process, and exit codes. It holds no
+//! algorithms and declares no options: those are the libraries'.
+//!
+//! The binary and the Python package are two doors to the same command: both call [`command`].
+//! Other processes (workers written in Python) take part through [`embedded`].
+//!
+//! Data goes to standard output, logs and progress to standard error. Exit codes are those of
+//! [`dynamo_runtime::shutdown`].
+
+mod backends;
+mod bench;
+mod bench_routing;
+mod cli;
+mod console;
+mod doctor;
+pub mod embedded;
+mod engine;
+mod forms;
+mod loader;
+mod memory;
+mod metrics;
+mod mocker;
+mod output;
+mod planes;
+mod process;
+mod reference;
+mod router;
+mod run;
+mod simulate;
+
+use dynamo_runtime::shutdown::ExitStatus;
+use std::ffi::OsString;
+
+/// Runs a command line to its end, the program's name first. The rest of what it depends on it finds
+/// around the process.
+pub fn command(arguments: Vec<OsString>) -> ExitStatus {
+    let surroundings = loader::Surroundings::of_this_process(arguments);
+    match cli::parse(&surroundings) {
+        Ok(cli::Parsed::Run(invocation)) => process::start(*invocation, surroundings),
+        Ok(cli::Parsed::Print(text)) => {
+            output::print(&text);
+            ExitStatus::Success
+        }
+        Ok(cli::Parsed::Reference(folder)) => match reference::write(&folder) {
+            Ok(()) => ExitStatus::Success,
+            Err(error) => fail(&error, ExitStatus::Failure),
+        },
+        Err(cli::UsageError::Clap(error)) => {
+            // Help and version are errors to clap, and answers to the user.
+            let status = match error.use_stderr() {
+                true => ExitStatus::Usage,
+                false => ExitStatus::Success,
+            };
+            match error.print() {
+                Ok(()) => status,
+                Err(_) => ExitStatus::Failure,
+            }
+        }
+        Err(error) => fail(&error, ExitStatus::Usage),
+    }
+}
+
+fn fail(error: &dyn std::fmt::Display, status: ExitStatus) -> ExitStatus {
+    output::complain(&format!("error: {error}"));
+    status
+}
