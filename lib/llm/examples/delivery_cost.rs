@@ -14,6 +14,7 @@ use dynamo_protocols::engine::{
     Engine, EngineOutput, EngineRequest, EngineStream, FinishReason, RequestContext,
 };
 use dynamo_protocols::load::LoadReport;
+use dynamo_runtime::Tasks;
 use dynamo_runtime::environment::Environment;
 use dynamo_runtime::request_plane::position::PositionTracker;
 use futures_core::Stream;
@@ -24,6 +25,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 type Failure = Box<dyn std::error::Error>;
@@ -106,8 +108,14 @@ fn kept() -> Result<Arc<dyn Engine>, Failure> {
 
 /// Reads answers in a task, as a server does.
 async fn answers(engine: &Arc<dyn Engine>, requests: usize, tokens: usize) -> Result<(), Failure> {
-    let engine = Arc::clone(engine);
-    Ok(tokio::spawn(async move { read(&*engine, requests, tokens).await }).await??)
+    let (engine, tasks) = (Arc::clone(engine), Tasks::root());
+    let (told, result) = oneshot::channel();
+    tasks.spawn("answers", async move {
+        let result = read(&*engine, requests, tokens).await;
+        // The one who listens is below.
+        drop(told.send(result));
+    });
+    Ok(result.await??)
 }
 
 async fn read(engine: &dyn Engine, requests: usize, tokens: usize) -> Result<(), RequestError> {
