@@ -18,6 +18,7 @@ use dynamo_routing::news::NewsOptions;
 use dynamo_runtime::component::DistributedRuntime;
 use dynamo_runtime::config::RuntimeOptions;
 use dynamo_runtime::telemetry::{TelemetryGuard, TelemetryOptions};
+use parking_lot::Mutex;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -26,7 +27,7 @@ use std::time::Duration;
 #[expect(missing_debug_implementations, reason = "it holds the whole process")]
 pub struct Embedded {
     process: Process,
-    telemetry: TelemetryGuard,
+    telemetry: Mutex<Option<TelemetryGuard>>,
 }
 
 /// Where a worker's model is, and what it is called.
@@ -58,7 +59,10 @@ impl Embedded {
         let surroundings = Surroundings::of_this_process(Vec::new());
         let telemetry = TelemetryOptions::new(options.get(), surroundings.stderr_is_terminal);
         let (process, telemetry) = Process::open(options, surroundings, &telemetry)?;
-        Ok(Self { process, telemetry })
+        Ok(Self {
+            process,
+            telemetry: Mutex::new(Some(telemetry)),
+        })
     }
 
     /// Starts the status server where the options ask for one, and takes the process's place among
@@ -71,6 +75,15 @@ impl Embedded {
     /// What it was told.
     pub fn options(&self) -> &Resolved {
         &self.process.options
+    }
+
+    /// The namespace that it is in where none is named.
+    pub fn namespace(&self) -> String {
+        self.process
+            .options
+            .get::<RuntimeOptions>()
+            .namespace
+            .clone()
     }
 
     /// The time that it has to drain.
@@ -129,8 +142,11 @@ impl Embedded {
     }
 
     /// Stops everything that this started and sends what telemetry has left.
-    pub async fn close(self) {
+    pub async fn close(&self) {
         self.process.tasks.stop().await;
-        self.telemetry.shutdown().await;
+        let telemetry = self.telemetry.lock().take();
+        if let Some(telemetry) = telemetry {
+            telemetry.shutdown().await;
+        }
     }
 }

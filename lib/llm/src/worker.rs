@@ -27,7 +27,9 @@ use dynamo_routing::news::{NewsPublisher, news_endpoint};
 use dynamo_runtime::Tasks;
 use dynamo_runtime::artefact::{ARTEFACT_ENDPOINT, ArtefactStore};
 use dynamo_runtime::component::typed::{HandlerStream, erase};
-use dynamo_runtime::component::{DistributedRuntime, ServeError, ServedEndpoint};
+use dynamo_runtime::component::{
+    AnnouncedInstance, DistributedRuntime, ServeError, ServedEndpoint,
+};
 use dynamo_runtime::discovery::{
     ArtefactRef, CardRecord, DiscoveryError, EndpointId, InstanceId, Metadata, NameError,
 };
@@ -165,6 +167,11 @@ impl Worker {
         self.served.first().map(ServedEndpoint::instance)
     }
 
+    /// Its place in discovery.
+    pub fn announced(&self) -> Option<AnnouncedInstance> {
+        self.served.first().map(ServedEndpoint::announced)
+    }
+
     /// Withdraws the card and the endpoints, refuses new requests, and waits for the open streams
     /// to end. The caller bounds the wait.
     pub async fn drain(self) {
@@ -178,6 +185,44 @@ impl Worker {
         drop(self.shown);
         // Last: until then it is of use to know how busy the worker is.
         self.news.close().await;
+    }
+}
+
+/// An endpoint whose handler takes and gives bytes, with the spans and metrics of a worker's.
+#[derive(Debug)]
+pub struct ObservedEndpoint {
+    served: ServedEndpoint,
+    shown: Shown,
+}
+
+impl ObservedEndpoint {
+    /// Serves and announces the endpoint.
+    pub async fn start(
+        runtime: &DistributedRuntime,
+        endpoint: &EndpointId,
+        handler: Arc<dyn Handler>,
+        telemetry: &WorkerTelemetry,
+    ) -> Result<Self, WorkerError> {
+        let place = Place { runtime, telemetry };
+        let says = Metadata::new();
+        let (served, shown) = place.serve(endpoint.clone(), handler, says).await?;
+        Ok(Self { served, shown })
+    }
+
+    /// This process's instance of it.
+    pub fn instance(&self) -> InstanceId {
+        self.served.instance()
+    }
+
+    /// Its place in discovery.
+    pub fn announced(&self) -> AnnouncedInstance {
+        self.served.announced()
+    }
+
+    /// Withdraws it, refuses new requests, and waits for the open streams to end.
+    pub async fn drain(self) {
+        self.served.drain().await;
+        drop(self.shown);
     }
 }
 

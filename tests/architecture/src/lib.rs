@@ -31,6 +31,8 @@ pub const LAYERS: &[&[&str]] = &[
         "dynamo-fuzz",
         "dynamo-fault-tolerance",
     ],
+    // The same for who comes from Python.
+    &["dynamo-python"],
 ];
 
 /// Edges inside one layer that are allowed.

@@ -1,0 +1,187 @@
+//! A Python handler as a model's engine.
+//!
+//! What the engine is doing is what the handler's publishers say; where they say nothing, what this
+//! counts: requests in flight, and the limits that the registration names.
+
+use crate::outlet::Answer;
+use crate::serve::{Body, Function};
+use crate::tokens::{self, Tokens};
+use dynamo_protocols::RequestError;
+use dynamo_protocols::engine::{
+    Engine, EngineOutput, EngineRequest, EngineStream, RequestContext, StopConditions,
+};
+use dynamo_protocols::load::LoadReport;
+use dynamo_protocols::structured::StructuredSupport;
+use dynamo_runtime::discovery::{EndpointId, InstanceId};
+use dynamo_runtime::request_plane::RequestHeader;
+use futures_core::Stream;
+use futures_core::future::BoxFuture;
+use parking_lot::Mutex;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use tokio::sync::watch;
+
+/// Tokens that a canary asks for where its payload names no number.
+const CANARY_TOKENS: u32 = 1;
+
+/// See the module's description.
+pub(crate) struct PythonEngine {
+    function: Arc<Function>,
+    endpoint: EndpointId,
+    canary: Option<EngineRequest>,
+    structured: StructuredSupport,
+    shared: Arc<Shared>,
+}
+
+/// What streams and publishers tell the engine.
+pub(crate) struct Shared {
+    /// What is always true of it, and what was published last.
+    load: Mutex<LoadReport>,
+    steps: AtomicU64,
+    in_flight: watch::Sender<u32>,
+}
+
+impl PythonEngine {
+    pub(crate) fn new(
+        function: Arc<Function>,
+        endpoint: EndpointId,
+        canary: Option<EngineRequest>,
+        structured: StructuredSupport,
+        limits: LoadReport,
+    ) -> Self {
+        Self {
+            function,
+            endpoint,
+            canary,
+            structured,
+            shared: Arc::new(Shared {
+                load: Mutex::new(limits),
+                steps: AtomicU64::new(0),
+                in_flight: watch::Sender::new(0),
+            }),
+        }
+    }
+}
+
+impl Engine for PythonEngine {
+    fn generate(
+        &self,
+        request: EngineRequest,
+        context: RequestContext,
+    ) -> BoxFuture<'_, Result<EngineStream, RequestError>> {
+        let mut header = RequestHeader::new(
+            Arc::clone(&context.request_id),
+            self.endpoint.clone(),
+            InstanceId::from_bits(1),
+        );
+        header.traceparent = context.traceparent;
+        header.tracestate = context.tracestate;
+        let id = Arc::clone(&context.request_id);
+        let body: Body = Box::new(move |py| Ok(tokens::request(py, &request, &id)?.into_any()));
+        let answer = self.function.call(header, body, Tokens::port);
+        let in_flight = InFlight::of(&self.shared);
+        Box::pin(async move {
+            let outputs = Outputs {
+                answer: answer.await?,
+                in_flight,
+            };
+            Ok(Box::pin(outputs) as EngineStream)
+        })
+    }
+
+    fn structured_output(&self) -> StructuredSupport {
+        self.structured
+    }
+
+    fn load(&self) -> LoadReport {
+        let mut load = self.shared.load.lock().clone();
+        let said = load.scheduled.num_decode_requests + load.scheduled.num_prefill_requests;
+        load.scheduled.num_decode_requests += self.shared.in_flight.borrow().saturating_sub(said);
+        load
+    }
+
+    fn canary(&self) -> Option<EngineRequest> {
+        self.canary.clone()
+    }
+
+    fn steps(&self) -> u64 {
+        self.shared.steps.load(Ordering::Relaxed)
+    }
+
+    fn drain(&self) -> BoxFuture<'_, ()> {
+        let mut in_flight = self.shared.in_flight.subscribe();
+        Box::pin(async move {
+            // The sender lives as long as the engine.
+            drop(in_flight.wait_for(|count| *count == 0).await);
+        })
+    }
+}
+
+impl fmt::Debug for PythonEngine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PythonEngine")
+            .field("endpoint", &self.endpoint)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A request that has not ended.
+struct InFlight(Arc<Shared>);
+
+impl InFlight {
+    fn of(shared: &Arc<Shared>) -> Self {
+        shared.in_flight.send_modify(|count| *count += 1);
+        Self(Arc::clone(shared))
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.send_modify(|count| *count -= 1);
+    }
+}
+
+struct Outputs {
+    answer: Answer<EngineOutput>,
+    in_flight: InFlight,
+}
+
+impl Stream for Outputs {
+    type Item = Result<EngineOutput, RequestError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let next = Pin::new(&mut self.answer).poll_next(cx);
+        if matches!(next, Poll::Ready(Some(Ok(_)))) {
+            self.in_flight.0.steps.fetch_add(1, Ordering::Relaxed);
+        }
+        next
+    }
+}
+
+/// A health check's payload as a request; `None` for one that has no tokens: a plain endpoint's.
+pub(crate) fn canary(payload: &Bound<'_, PyDict>) -> PyResult<Option<EngineRequest>> {
+    let Some(tokens) = payload.get_item("token_ids")? else {
+        return Ok(None);
+    };
+    let max_tokens = match payload.get_item("stop_conditions")? {
+        Some(stop) => match stop.cast::<PyDict>()?.get_item("max_tokens")? {
+            Some(most) => most.extract()?,
+            None => CANARY_TOKENS,
+        },
+        None => CANARY_TOKENS,
+    };
+    Ok(Some(EngineRequest {
+        prompt_ids: tokens.extract::<Vec<u32>>()?.into(),
+        stop: StopConditions {
+            max_tokens,
+            ignore_eos: true,
+            ..StopConditions::default()
+        },
+        ..EngineRequest::default()
+    }))
+}

@@ -1,0 +1,330 @@
+//! Models that Python workers serve: what is announced of them.
+
+use crate::home::trouble;
+use crate::runtime::Endpoint;
+use dynamo_llm::card::LocalModel;
+use dynamo_llm::worker::Offer;
+use dynamo_protocols::load::LoadReport;
+use dynamo_protocols::structured::StructuredSupport;
+use dynamo_run::embedded::ModelSource;
+use parking_lot::Mutex;
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// What goes to the worker.
+#[pyclass(frozen, eq, eq_int, module = "dynamo._core", from_py_object)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ModelInput {
+    /// The client's request as it is.
+    Text,
+    /// Token ids.
+    Tokens,
+    /// Tensors.
+    Tensor,
+}
+
+/// What a model can be asked for; kinds are combined by `|`.
+#[pyclass(frozen, eq, hash, module = "dynamo._core", from_py_object)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct ModelType(u16);
+
+#[pymethods]
+impl ModelType {
+    #[classattr]
+    #[pyo3(name = "Chat")]
+    const CHAT: Self = Self(1);
+    #[classattr]
+    #[pyo3(name = "Completions")]
+    const COMPLETIONS: Self = Self(2);
+    #[classattr]
+    #[pyo3(name = "Embedding")]
+    const EMBEDDING: Self = Self(4);
+    #[classattr]
+    #[pyo3(name = "TensorBased")]
+    const TENSOR: Self = Self(8);
+    #[classattr]
+    #[pyo3(name = "Prefill")]
+    const PREFILL: Self = Self(16);
+    /// Chat and completions: what workers of early versions said.
+    #[classattr]
+    #[pyo3(name = "Backend")]
+    const BACKEND: Self = Self(3);
+
+    fn __or__(&self, other: &Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    fn supports_chat(&self) -> bool {
+        self.has(Self::CHAT)
+    }
+
+    fn __repr__(&self) -> String {
+        let names = [
+            (Self::CHAT, "Chat"),
+            (Self::COMPLETIONS, "Completions"),
+            (Self::EMBEDDING, "Embedding"),
+            (Self::TENSOR, "TensorBased"),
+            (Self::PREFILL, "Prefill"),
+        ];
+        let mine = names.into_iter().filter(|(kind, _)| self.has(*kind));
+        let mine: Vec<_> = mine.map(|(_, name)| name).collect();
+        format!("ModelType({})", mine.join(" | "))
+    }
+}
+
+impl ModelType {
+    fn has(self, kind: Self) -> bool {
+        self.0 & kind.0 != 0
+    }
+}
+
+/// What a worker of a disaggregated deployment does.
+#[pyclass(frozen, eq, eq_int, module = "dynamo._core", from_py_object)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WorkerType {
+    /// Computes prompts.
+    Prefill,
+    /// Generates token by token.
+    Decode,
+    /// Turns media into embeddings.
+    Encode,
+    /// All of it.
+    Aggregated,
+}
+
+/// What a worker can hold.
+#[pyclass(frozen, module = "dynamo._core")]
+#[derive(Default)]
+pub(crate) struct ModelRuntimeConfig(Mutex<Limits>);
+
+#[derive(Debug, Default, Clone)]
+struct Limits {
+    context_length: Option<u32>,
+    total_kv_blocks: Option<u64>,
+    max_num_seqs: Option<u32>,
+    max_num_batched_tokens: Option<u32>,
+    structured_output: Option<String>,
+    cannot_continue: bool,
+}
+
+#[pymethods]
+impl ModelRuntimeConfig {
+    #[new]
+    fn new() -> Self {
+        Self::default()
+    }
+
+    /// Longest sequence, prompt and output together, in tokens.
+    #[getter]
+    fn context_length(&self) -> Option<u32> {
+        self.0.lock().context_length
+    }
+    #[setter]
+    fn set_context_length(&self, value: Option<u32>) {
+        self.0.lock().context_length = value;
+    }
+
+    /// KV blocks in the worker's cache.
+    #[getter]
+    fn total_kv_blocks(&self) -> Option<u64> {
+        self.0.lock().total_kv_blocks
+    }
+    #[setter]
+    fn set_total_kv_blocks(&self, value: Option<u64>) {
+        self.0.lock().total_kv_blocks = value;
+    }
+
+    /// Sequences that run at once.
+    #[getter]
+    fn max_num_seqs(&self) -> Option<u32> {
+        self.0.lock().max_num_seqs
+    }
+    #[setter]
+    fn set_max_num_seqs(&self, value: Option<u32>) {
+        self.0.lock().max_num_seqs = value;
+    }
+
+    /// Tokens that one step computes.
+    #[getter]
+    fn max_num_batched_tokens(&self) -> Option<u32> {
+        self.0.lock().max_num_batched_tokens
+    }
+    #[setter]
+    fn set_max_num_batched_tokens(&self, value: Option<u32>) {
+        self.0.lock().max_num_batched_tokens = value;
+    }
+
+    /// How far the engine keeps to structured output: `None`, "from_start" or "replayed".
+    #[getter]
+    fn structured_output(&self) -> Option<String> {
+        self.0.lock().structured_output.clone()
+    }
+    #[setter]
+    fn set_structured_output(&self, value: Option<String>) -> PyResult<()> {
+        if let Some(word) = &value {
+            support(word)?;
+        }
+        self.0.lock().structured_output = value;
+        Ok(())
+    }
+
+    /// Its engine cannot go on with an answer that another worker has begun.
+    #[getter]
+    fn cannot_continue(&self) -> bool {
+        self.0.lock().cannot_continue
+    }
+    #[setter]
+    fn set_cannot_continue(&self, value: bool) {
+        self.0.lock().cannot_continue = value;
+    }
+}
+
+fn support(word: &str) -> PyResult<StructuredSupport> {
+    match word {
+        "from_start" => Ok(StructuredSupport::FromStart),
+        "replayed" => Ok(StructuredSupport::Replayed),
+        _ => Err(PyValueError::new_err(format!(
+            "structured_output {word:?} is not known; use None, \"from_start\" or \"replayed\""
+        ))),
+    }
+}
+
+/// A model with what its endpoint needs to serve it.
+pub(crate) struct Registration {
+    pub(crate) offer: Offer,
+    pub(crate) limits: LoadReport,
+    pub(crate) structured: StructuredSupport,
+}
+
+/// Announces that an endpoint serves a model. The model is listed when the endpoint is served as
+/// well, whichever comes first. A future of the event loop.
+#[pyfunction]
+#[pyo3(signature = (
+    model_input, model_type, endpoint, model_path, model_name=None, *,
+    context_length=None, kv_cache_block_size=None, runtime_config=None,
+    custom_template_path=None, migration_limit=None, worker_type=None, needs=None, user_data=None
+))]
+#[expect(clippy::too_many_arguments, reason = "the published signature")]
+fn register_model<'py>(
+    py: Python<'py>,
+    model_input: ModelInput,
+    model_type: ModelType,
+    endpoint: &Bound<'py, Endpoint>,
+    model_path: String,
+    model_name: Option<String>,
+    context_length: Option<u32>,
+    kv_cache_block_size: Option<u32>,
+    runtime_config: Option<&Bound<'py, ModelRuntimeConfig>>,
+    custom_template_path: Option<PathBuf>,
+    migration_limit: Option<u32>,
+    worker_type: Option<WorkerType>,
+    needs: Option<&Bound<'py, PyAny>>,
+    user_data: Option<&Bound<'py, PyDict>>,
+) -> PyResult<Bound<'py, PyAny>> {
+    if model_input != ModelInput::Tokens {
+        return Err(PyValueError::new_err(
+            "model_input needs to be ModelInput.Tokens: frontends turn text into tokens",
+        ));
+    }
+    if model_type.has(ModelType::TENSOR) || !(model_type.has(ModelType::BACKEND)) {
+        return Err(PyValueError::new_err(format!(
+            "{} cannot be served: use ModelType.Chat, ModelType.Completions, or both",
+            model_type.__repr__()
+        )));
+    }
+    if matches!(worker_type, Some(kind) if kind != WorkerType::Aggregated) || needs.is_some() {
+        return Err(PyValueError::new_err(
+            "disaggregated workers are not served yet: leave worker_type and needs out",
+        ));
+    }
+    let _ = (migration_limit, user_data);
+    let limits = runtime_config.map(|it| it.get().0.lock().clone());
+    let limits = limits.unwrap_or_default();
+    let structured = match &limits.structured_output {
+        Some(word) => support(word)?,
+        None => StructuredSupport::No,
+    };
+    let (home, serving) = {
+        let endpoint = endpoint.get();
+        (Arc::clone(endpoint.home()), Arc::clone(endpoint.serving()))
+    };
+    let source = ModelSource {
+        path: model_path,
+        name: model_name,
+        template: custom_template_path,
+    };
+    let at = Arc::clone(&home);
+    home.promise_nothing(py, "register model", async move {
+        let model = at.embedded.model(source, false).await.map_err(trouble)?;
+        let model = model.with_card(|card| {
+            let chats = card.model_types.chat;
+            card.model_types.chat = chats && model_type.has(ModelType::CHAT);
+            card.model_types.completions = model_type.has(ModelType::COMPLETIONS);
+            card.model_types.embeddings = false;
+            if let Some(length) = context_length.or(limits.context_length) {
+                card.context_length = length;
+            }
+            if let Some(size) = kv_cache_block_size {
+                card.kv_block_size = size;
+            }
+            card.runtime.total_kv_blocks = limits.total_kv_blocks;
+            card.runtime.max_num_seqs = limits.max_num_seqs;
+            card.runtime.max_num_batched_tokens = limits.max_num_batched_tokens;
+            card.runtime.cannot_continue = limits.cannot_continue;
+        });
+        let registration = registration(&model, &at.embedded.artefact_cache(), structured)?;
+        serving.register(registration).await.map_err(trouble)
+    })
+}
+
+fn registration(
+    model: &LocalModel,
+    cache: &std::path::Path,
+    structured: StructuredSupport,
+) -> PyResult<Registration> {
+    let card = model.card();
+    Ok(Registration {
+        offer: Offer {
+            name: card.name.clone(),
+            card: serde_json::to_value(card).map_err(trouble)?,
+            artefacts: model.artefacts(cache).map_err(trouble)?,
+            embeds: false,
+        },
+        limits: LoadReport {
+            total_blocks: card.runtime.total_kv_blocks.unwrap_or(0),
+            block_size: card.kv_block_size,
+            max_sequences: card.runtime.max_num_seqs.unwrap_or(0),
+            max_batched_tokens: card.runtime.max_num_batched_tokens.unwrap_or(0),
+            ..LoadReport::default()
+        },
+        structured,
+    })
+}
+
+/// The endpoint serves no model any more. A future of the event loop.
+#[pyfunction]
+fn unregister_model<'py>(
+    py: Python<'py>,
+    endpoint: &Bound<'py, Endpoint>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let endpoint = endpoint.get();
+    let serving = Arc::clone(endpoint.serving());
+    endpoint
+        .home()
+        .promise_nothing(py, "unregister model", async move {
+            serving.unregister().await.map_err(trouble)
+        })
+}
+
+/// What this module has for Python.
+pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<ModelInput>()?;
+    module.add_class::<ModelType>()?;
+    module.add_class::<WorkerType>()?;
+    module.add_class::<ModelRuntimeConfig>()?;
+    module.add_function(wrap_pyfunction!(register_model, module)?)?;
+    module.add_function(wrap_pyfunction!(unregister_model, module)?)
+}

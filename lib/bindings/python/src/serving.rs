@@ -1,0 +1,165 @@
+//! What one endpoint serves in this process: a plain handler, or a model.
+//!
+//! A handler may be served before its model is registered, or after it. Whatever comes first, the
+//! endpoint is served as a model once both are there; one that was plain until then is withdrawn for
+//! that moment.
+
+use crate::engine::PythonEngine;
+use crate::home::Home;
+use crate::model::Registration;
+use crate::serve::{Function, PythonHandler};
+use dynamo_llm::worker::{ObservedEndpoint, Worker, WorkerError};
+use dynamo_protocols::engine::EngineRequest;
+use dynamo_runtime::component::AnnouncedInstance;
+use dynamo_runtime::discovery::{EndpointId, InstanceId};
+use pyo3::prelude::*;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
+
+/// See the module's description.
+pub(crate) struct Serving {
+    home: Arc<Home>,
+    endpoint: EndpointId,
+    state: Mutex<State>,
+    instance: parking_lot::Mutex<Option<InstanceId>>,
+    graceful: AtomicBool,
+    stopped: CancellationToken,
+}
+
+#[derive(Default)]
+struct State {
+    function: Option<Arc<Function>>,
+    canary: Option<EngineRequest>,
+    registration: Option<Registration>,
+    served: Option<Served>,
+    announced: Option<AnnouncedInstance>,
+}
+
+enum Served {
+    Plain(Box<ObservedEndpoint>),
+    Model(Box<Worker>),
+}
+
+impl Serving {
+    pub(crate) fn new(home: Arc<Home>, endpoint: EndpointId) -> Self {
+        Self {
+            home,
+            endpoint,
+            state: Mutex::default(),
+            instance: parking_lot::Mutex::default(),
+            graceful: AtomicBool::new(true),
+            stopped: CancellationToken::new(),
+        }
+    }
+
+    /// Whether requests may finish when it is stopped.
+    pub(crate) fn set_graceful(&self, graceful: bool) {
+        self.graceful.store(graceful, Ordering::Relaxed);
+    }
+
+    /// This process's instance.
+    pub(crate) fn instance(&self) -> Option<InstanceId> {
+        *self.instance.lock()
+    }
+
+    /// Serves with a handler.
+    pub(crate) async fn serve(
+        &self,
+        drive: Py<PyAny>,
+        canary: Option<EngineRequest>,
+    ) -> Result<(), WorkerError> {
+        let mut state = self.state.lock().await;
+        state.function = Some(Arc::new(Function::new(Arc::clone(&self.home), drive)));
+        state.canary = canary;
+        self.bring_up(&mut state).await
+    }
+
+    /// Makes it a model's endpoint.
+    pub(crate) async fn register(&self, registration: Registration) -> Result<(), WorkerError> {
+        let mut state = self.state.lock().await;
+        state.registration = Some(registration);
+        self.bring_up(&mut state).await
+    }
+
+    /// It is no model's endpoint any more.
+    pub(crate) async fn unregister(&self) -> Result<(), WorkerError> {
+        let mut state = self.state.lock().await;
+        state.registration = None;
+        self.bring_up(&mut state).await
+    }
+
+    async fn bring_up(&self, state: &mut State) -> Result<(), WorkerError> {
+        let Some(function) = state.function.clone() else {
+            return Ok(());
+        };
+        take_down(state, true).await;
+        let (runtime, id) = (&self.home.runtime, &self.endpoint);
+        let telemetry = self.home.embedded.worker_telemetry();
+        let served = match &state.registration {
+            Some(registration) => {
+                let engine = PythonEngine::new(
+                    function,
+                    id.clone(),
+                    state.canary.clone(),
+                    registration.structured,
+                    registration.limits.clone(),
+                );
+                let offer = registration.offer.clone();
+                let worker = Worker::start(runtime, id, Arc::new(engine), offer, &telemetry);
+                let worker = worker.await?;
+                *self.instance.lock() = worker.instance();
+                state.announced = worker.announced();
+                Served::Model(Box::new(worker))
+            }
+            None => {
+                let handler = Arc::new(PythonHandler(function));
+                let served = ObservedEndpoint::start(runtime, id, handler, &telemetry).await?;
+                *self.instance.lock() = Some(served.instance());
+                state.announced = Some(served.announced());
+                Served::Plain(Box::new(served))
+            }
+        };
+        state.served = Some(served);
+        Ok(())
+    }
+
+    /// Takes the instance out of discovery.
+    pub(crate) async fn hide(&self) {
+        if let Some(announced) = &self.state.lock().await.announced {
+            announced.hide().await;
+        }
+    }
+
+    /// Puts it back.
+    pub(crate) async fn show(&self) {
+        if let Some(announced) = &self.state.lock().await.announced {
+            announced.show().await;
+        }
+    }
+
+    /// Stops serving; gently, if both this and the endpoint want it so.
+    pub(crate) async fn stop(&self, gently: bool) {
+        let gently = gently && self.graceful.load(Ordering::Relaxed);
+        let mut state = self.state.lock().await;
+        state.function = None;
+        take_down(&mut state, gently).await;
+        *self.instance.lock() = None;
+        self.stopped.cancel();
+    }
+
+    /// Resolves when it has stopped.
+    pub(crate) async fn stopped(&self) {
+        self.stopped.cancelled().await;
+    }
+}
+
+async fn take_down(state: &mut State, gently: bool) {
+    state.announced = None;
+    match state.served.take() {
+        Some(Served::Plain(plain)) if gently => plain.drain().await,
+        Some(Served::Model(worker)) if gently => worker.drain().await,
+        Some(_) | None => {}
+    }
+}

@@ -1,0 +1,288 @@
+//! Engine requests as the dictionaries that published Python workers get, and the dictionaries that
+//! they yield as engine outputs.
+//!
+//! A request that another worker has begun looks like one whose prompt is longer: `token_ids` has
+//! what was generated so far at its end, limits count what is left. `generated_tokens` says how many
+//! those are, for engines that want to know.
+
+use crate::outlet::Outlet;
+use crate::serve::Port;
+use dynamo_protocols::RequestError;
+use dynamo_protocols::engine::{
+    EngineOutput, EngineRequest, FinishReason, StopConditions, TokenLogprobs,
+};
+use dynamo_protocols::structured::{Constraint, StructuredOutput};
+use parking_lot::Mutex;
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList};
+use std::sync::Arc;
+
+/// The request as a dictionary.
+pub(crate) fn request<'py>(
+    py: Python<'py>,
+    request: &EngineRequest,
+    request_id: &str,
+) -> PyResult<Bound<'py, PyDict>> {
+    let generated = u32::try_from(request.generated_ids.len()).unwrap_or(u32::MAX);
+    let tokens = PyList::new(py, request.prompt_ids.iter())?;
+    for token in &request.generated_ids {
+        tokens.append(token)?;
+    }
+    let dict = PyDict::new(py);
+    dict.set_item("request_id", request_id)?;
+    dict.set_item("model", &*request.model)?;
+    dict.set_item("token_ids", tokens)?;
+    dict.set_item("generated_tokens", generated)?;
+    dict.set_item(
+        "stop_conditions",
+        stop_conditions(py, &request.stop, generated)?,
+    )?;
+    dict.set_item("sampling_options", sampling_options(py, request)?)?;
+    let output = PyDict::new(py);
+    output.set_item("logprobs", request.logprobs)?;
+    output.set_item("prompt_logprobs", py.None())?;
+    output.set_item("skip_special_tokens", py.None())?;
+    dict.set_item("output_options", output)?;
+    dict.set_item("eos_token_ids", &request.stop.eos_ids)?;
+    dict.set_item("annotations", PyList::empty(py))?;
+    dict.set_item("lora_name", request.lora_name.as_deref())?;
+    let routing = PyDict::new(py);
+    routing.set_item("dp_rank", request.dp_rank)?;
+    routing.set_item("priority", request.priority)?;
+    routing.set_item("lora_name", request.lora_name.as_deref())?;
+    routing.set_item("cache_namespace", request.cache_salt.as_deref())?;
+    dict.set_item("routing", routing)?;
+    if let Some(params) = &request.kv_transfer_params {
+        let bytes = dynamo_runtime::component::typed::encode(params)
+            .map_err(|error| PyValueError::new_err(error.to_string()))?;
+        let params = crate::convert::from_bytes(py, &bytes)?;
+        dict.set_item("disaggregated_params", &params)?;
+        let prefill = PyDict::new(py);
+        prefill.set_item("disaggregated_params", params)?;
+        dict.set_item("prefill_result", prefill)?;
+    }
+    Ok(dict)
+}
+
+fn stop_conditions<'py>(
+    py: Python<'py>,
+    stop: &StopConditions,
+    generated: u32,
+) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    dict.set_item("max_tokens", stop.max_tokens.saturating_sub(generated))?;
+    dict.set_item("min_tokens", stop.min_tokens.saturating_sub(generated))?;
+    // Stop strings are the frontend's.
+    dict.set_item("stop", py.None())?;
+    dict.set_item("stop_token_ids", &stop.stop_ids)?;
+    dict.set_item("stop_token_ids_hidden", &stop.stop_ids)?;
+    dict.set_item("ignore_eos", stop.ignore_eos)?;
+    Ok(dict)
+}
+
+fn sampling_options<'py>(py: Python<'py>, request: &EngineRequest) -> PyResult<Bound<'py, PyDict>> {
+    let sampling = &request.sampling;
+    let dict = PyDict::new(py);
+    dict.set_item("n", 1)?;
+    dict.set_item("temperature", sampling.temperature)?;
+    dict.set_item("top_p", sampling.top_p)?;
+    // The engines' own word for "all of them".
+    let top_k = (sampling.top_k > 0).then_some(sampling.top_k);
+    dict.set_item("top_k", top_k.map_or(-1, i64::from))?;
+    dict.set_item("min_p", sampling.min_p)?;
+    dict.set_item("frequency_penalty", sampling.frequency_penalty)?;
+    dict.set_item("presence_penalty", sampling.presence_penalty)?;
+    dict.set_item("repetition_penalty", sampling.repetition_penalty)?;
+    // Engines that draw by a seed alone must not draw the same for each choice.
+    dict.set_item("seed", seed(sampling.seed, request.choice))?;
+    if !sampling.logit_bias.is_empty() {
+        let bias = PyDict::new(py);
+        for (token, weight) in &sampling.logit_bias {
+            bias.set_item(token.to_string(), weight)?;
+        }
+        dict.set_item("logit_bias", bias)?;
+    }
+    if let Some(structured) = &sampling.structured {
+        dict.set_item("guided_decoding", guided_decoding(py, structured)?)?;
+    }
+    Ok(dict)
+}
+
+/// A seed that fits the signed numbers of engines.
+fn seed(seed: u64, choice: u32) -> u64 {
+    seed.wrapping_add(u64::from(choice)) & (u64::MAX >> 1)
+}
+
+fn guided_decoding<'py>(
+    py: Python<'py>,
+    structured: &StructuredOutput,
+) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    match &structured.constraint {
+        Constraint::JsonObject => dict.set_item("json_object", true)?,
+        Constraint::JsonSchema(schema) => dict.set_item("json", &**schema)?,
+        Constraint::Regex(regex) => dict.set_item("regex", &**regex)?,
+        Constraint::Choice(choices) => dict.set_item("choice", choices.to_vec())?,
+        Constraint::Grammar(grammar) => dict.set_item("grammar", &**grammar)?,
+    }
+    dict.set_item("whitespace_pattern", structured.whitespace.as_deref())?;
+    Ok(dict)
+}
+
+/// What a model's handler yields: dictionaries with `token_ids`, at last a `finish_reason`.
+pub(crate) struct Tokens {
+    outlet: Arc<Outlet<EngineOutput>>,
+    /// The last token given, which a finish reason may be about.
+    last: Mutex<Option<u32>>,
+}
+
+impl Tokens {
+    pub(crate) fn port(outlet: Arc<Outlet<EngineOutput>>) -> Box<dyn Port> {
+        Box::new(Self {
+            outlet,
+            last: Mutex::default(),
+        })
+    }
+
+    fn output(&self, item: &Bound<'_, PyDict>) -> PyResult<EngineOutput> {
+        let token_ids = match present(item, "token_ids")? {
+            Some(ids) => ids.extract::<Vec<u32>>().map_err(|_| {
+                PyTypeError::new_err("token_ids needs to be a list of token ids, integers from 0")
+            })?,
+            None => Vec::new(),
+        };
+        if let Some(last) = token_ids.last() {
+            *self.last.lock() = Some(*last);
+        }
+        let finish_reason = match present(item, "finish_reason")? {
+            Some(reason) => Some(self.finish_reason(item, &reason.extract::<String>()?)?),
+            None => None,
+        };
+        let kv_transfer_params = match present(item, "disaggregated_params")? {
+            Some(params) => Some(json(&params)?),
+            None => None,
+        };
+        Ok(EngineOutput {
+            logprobs: logprobs(item, token_ids.len())?,
+            cached_tokens: cached_tokens(item)?,
+            token_ids,
+            finish_reason,
+            kv_transfer_params,
+        })
+    }
+
+    fn finish_reason(&self, item: &Bound<'_, PyDict>, name: &str) -> PyResult<FinishReason> {
+        Ok(match name {
+            "length" => FinishReason::Length,
+            "stop" | "eos" => match present(item, "stop_reason")? {
+                Some(token) => match token.extract::<u32>() {
+                    Ok(token) => FinishReason::StopToken(token),
+                    Err(_) => FinishReason::EndOfSequence,
+                },
+                None => FinishReason::EndOfSequence,
+            },
+            "cancelled" | "abort" => {
+                return Err(crate::errors::EngineShutdown::new_err(
+                    "the engine has given up the request",
+                ));
+            }
+            _ => {
+                // `error: what happened`, or something that nobody knows.
+                let what = name
+                    .strip_prefix("error")
+                    .map(|it| it.trim_start_matches([':', ' ']));
+                let message = match what {
+                    Some(what) => format!("the engine failed: {what}"),
+                    None => format!(
+                        "finish_reason {name:?} is not known; use stop, eos, length, cancelled or error"
+                    ),
+                };
+                return Err(PyValueError::new_err(message));
+            }
+        })
+    }
+}
+
+impl Port for Tokens {
+    fn send(&self, item: &Bound<'_, PyAny>) -> PyResult<bool> {
+        let Ok(dict) = item.cast::<PyDict>() else {
+            let kind = item.get_type().qualname()?;
+            let message = format!(
+                "a model's handler yields dictionaries such as {{\"token_ids\": [1, 2]}}, not {kind}"
+            );
+            return Err(PyTypeError::new_err(message));
+        };
+        let output = self.output(dict)?;
+        let says_nothing = output == EngineOutput::default();
+        Ok(!says_nothing && self.outlet.put(output))
+    }
+
+    fn room<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.outlet.room(py)
+    }
+
+    fn end(&self, end: Result<(), RequestError>) {
+        self.outlet.end(end);
+    }
+}
+
+/// A value that is there and not `None`.
+fn present<'py>(dict: &Bound<'py, PyDict>, key: &str) -> PyResult<Option<Bound<'py, PyAny>>> {
+    Ok(dict.get_item(key)?.filter(|value| !value.is_none()))
+}
+
+fn logprobs(item: &Bound<'_, PyDict>, tokens: usize) -> PyResult<Option<Vec<TokenLogprobs>>> {
+    let Some(drawn) = present(item, "log_probs")? else {
+        return Ok(None);
+    };
+    let drawn: Vec<f32> = drawn.extract()?;
+    if drawn.len() != tokens {
+        let message = format!("log_probs has {} entries for {tokens} tokens", drawn.len());
+        return Err(PyValueError::new_err(message));
+    }
+    let tops: Vec<Bound<'_, PyAny>> = match present(item, "top_logprobs")? {
+        Some(tops) => tops.extract()?,
+        None => Vec::new(),
+    };
+    let mut all = Vec::with_capacity(drawn.len());
+    for (at, logprob) in drawn.into_iter().enumerate() {
+        let top = match tops.get(at) {
+            Some(entries) => entries
+                .try_iter()?
+                .map(|entry| top_logprob(&entry?))
+                .collect::<PyResult<_>>()?,
+            None => Vec::new(),
+        };
+        all.push(TokenLogprobs { logprob, top });
+    }
+    Ok(Some(all))
+}
+
+fn top_logprob(entry: &Bound<'_, PyAny>) -> PyResult<(u32, f32)> {
+    let token = entry.get_item("token_id")?.extract()?;
+    Ok((token, entry.get_item("logprob")?.extract()?))
+}
+
+fn cached_tokens(item: &Bound<'_, PyDict>) -> PyResult<Option<u32>> {
+    let Some(usage) = present(item, "completion_usage")? else {
+        return Ok(None);
+    };
+    let Some(details) = present(usage.cast::<PyDict>()?, "prompt_tokens_details")? else {
+        return Ok(None);
+    };
+    match present(details.cast::<PyDict>()?, "cached_tokens")? {
+        Some(count) => Ok(Some(count.extract()?)),
+        None => Ok(None),
+    }
+}
+
+/// A Python value as JSON.
+pub(crate) fn json(value: &Bound<'_, PyAny>) -> PyResult<serde_json::Value> {
+    let text: String = value
+        .py()
+        .import("json")?
+        .call_method1("dumps", (value,))?
+        .extract()?;
+    serde_json::from_str(&text).map_err(|error| PyValueError::new_err(error.to_string()))
+}
