@@ -39,6 +39,7 @@ endif
 
 python-tests: tools ## tests that drive the binary with the official Python clients
 	@scripts/python_tests.sh
+	@scripts/wheel_tests.sh
 
 lint: tools ## formatting and clippy, warnings denied
 	$(CARGO) fmt --all --check

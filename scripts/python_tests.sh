@@ -6,11 +6,17 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 python=.tools/pytest/bin/python
-if ! "$python" -c 'import msgspec, openai, pytest, zmq' 2>/dev/null; then
+if ! "$python" -c 'import msgspec, openai, pydantic, pytest, uvloop, zmq' 2>/dev/null; then
     python3 -m venv .tools/pytest
     "$python" -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
 fi
 [ -x target/release/dynamo ] || cargo build --release --package dynamo-run
+
+echo "-- workers and clients in Python"
+# With what the Rust tests have built: the same crates with the same features.
+cargo build --release --workspace --all-targets
+install -m 755 target/release/lib_core.so components/src/dynamo/_core.abi3.so
+PYTHONPATH=$PWD/components/src "$python" -m pytest -q tests/python
 
 echo "-- KV events of vLLM and SGLang over ZMQ"
 cargo build --release --package dynamo-engine-events --example print_events

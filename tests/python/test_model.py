@@ -1,6 +1,7 @@
 """A model served by a Python handler, behind our frontend, asked by the official client."""
 
 import json
+import select
 import signal
 
 import openai
@@ -191,8 +192,6 @@ async def handle(request):
 
 def begun(worker):
     """Whether a worker has said that it has begun, without waiting."""
-    import select
-
     ready, _, _ = select.select([worker.process.stdout], [], [], 0)
     return bool(ready)
 
@@ -203,3 +202,37 @@ def test_a_worker_that_ends_leaves_nothing_behind(serve, client):
     status, errors = worker.end(signal.SIGINT)
     assert status == 0, errors
     assert "Traceback" not in errors
+
+
+def test_a_prompt_goes_where_it_is_cached(serve, client):
+    """Workers tell of what they hold in their engine's own words; the router goes by it."""
+    caching = """
+import os
+
+async def handle(request, context):
+    tokens = request["token_ids"]
+    full = len(tokens) // 16
+    names = [hash((context.id(), number)) for number in range(full)]
+    publisher.publish_stored(tokens[: full * 16], [16] * full, names)
+    print(os.getpid(), flush=True)
+    yield {"token_ids": [1], "finish_reason": "length"}
+"""
+    with_publisher = "global publisher; publisher = KvEventPublisher(endpoint, kv_block_size=16); "
+    workers = [
+        serve(caching, order=with_publisher + REGISTER_FIRST, name=f"worker-{number}.py")
+        for number in range(3)
+    ]
+    listed(client)
+
+    def ask():
+        """The number of the worker that a long prompt went to."""
+        client.completions.create(model="test-model", prompt="a long story " * 100, max_tokens=1)
+        ready, _, _ = select.select([worker.process.stdout for worker in workers], [], [], 30)
+        (output,) = ready
+        return int(output.readline())
+
+    # Events are on their way for a moment: until they have come, any worker is as good as others.
+    went = []
+    while len(set(went[-12:])) != 1 or len(went) < 12:
+        went.append(ask())
+        assert len(went) < 200, went

@@ -57,6 +57,8 @@ pub(crate) enum CommandKind {
     Router,
     /// Workers' figures for Prometheus.
     Metrics,
+    /// The planner: its place on the command line.
+    Planner,
     /// Load on a server, measured.
     BenchServe,
     /// Compare routing modes in virtual time.
@@ -96,6 +98,7 @@ pub(crate) const REFERENCE: &[(&str, &str)] = &[
     ("bench-serve", "dynamo bench serve"),
     ("bench-router", "dynamo bench router"),
     ("bench-index", "dynamo bench index"),
+    ("planner", "dynamo planner"),
     ("worker", "Workers written in Python"),
     ("simulate", "dynamo simulate"),
     ("doctor", "dynamo doctor"),
@@ -193,6 +196,7 @@ pub(crate) fn schema(command: &str) -> Schema {
         "metrics-component" => Schema::new()
             .with::<MetricsOptions>()
             .with::<RuntimeOptions>(),
+        "planner" => Schema::new().with::<RuntimeOptions>(),
         "doctor" => Schema::new()
             .with::<DoctorOptions>()
             .with::<RuntimeOptions>(),
@@ -280,6 +284,9 @@ pub(crate) fn parse(surroundings: &Surroundings) -> Result<Parsed, UsageError> {
         Some(("router", matches)) => {
             resolve("router", matches, surroundings, |_| Ok(CommandKind::Router))
         }
+        Some(("planner", matches)) => resolve("planner", matches, surroundings, |_| {
+            Ok(CommandKind::Planner)
+        }),
         Some(("metrics", matches)) => resolve("metrics-component", matches, surroundings, |_| {
             Ok(CommandKind::Metrics)
         }),
@@ -315,14 +322,14 @@ fn resolve(
     Ok(Parsed::Run(Box::new(Invocation { command, options })))
 }
 
-/// The options of a worker that is not a command.
-pub(crate) fn worker_options(surroundings: &Surroundings) -> Result<Resolved, UsageError> {
-    let command = with_options("worker", Command::new("worker")).no_binary_name(true);
+/// The options of a process that is not a command of this program, by the name of a schema.
+pub(crate) fn options_of(name: &str, surroundings: &Surroundings) -> Result<Resolved, UsageError> {
+    let command = with_options(name, Command::new(name.to_owned())).no_binary_name(true);
     let matches = command.try_get_matches_from(&surroundings.arguments)?;
     let sources = Sources::new()
         .args(matches)
         .env(surroundings.environment.iter().cloned());
-    Ok(schema("worker").resolve(&sources)?)
+    Ok(schema(name).resolve(&sources)?)
 }
 
 /// `dynamo --model M` is short for `dynamo run in=text --model M`.
@@ -375,6 +382,11 @@ pub(crate) fn root() -> Command {
             Command::new("metrics")
                 .about("Show workers' load and KV caches per endpoint to Prometheus")
                 .after_help(METRICS_HELP),
+        ))
+        .subcommand(with_options(
+            "planner",
+            Command::new("planner")
+                .about("Scale workers to hold latency targets (not part of this version)"),
         ))
         .subcommand(model_command())
         .subcommand(bench_command())

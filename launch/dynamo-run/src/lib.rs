@@ -23,6 +23,7 @@ mod mocker;
 mod output;
 mod planes;
 mod process;
+mod python;
 mod reference;
 mod router;
 mod run;
@@ -30,11 +31,16 @@ mod simulate;
 
 use dynamo_runtime::shutdown::ExitStatus;
 use std::ffi::OsString;
+use std::path::PathBuf;
 
 /// Runs a command line to its end, the program's name first. The rest of what it depends on it finds
-/// around the process.
-pub fn command(arguments: Vec<OsString>) -> ExitStatus {
-    let surroundings = loader::Surroundings::of_this_process(arguments);
+/// around the process; `interpreter` is the Python that runs it, if one does.
+pub fn command(arguments: Vec<OsString>, interpreter: Option<PathBuf>) -> ExitStatus {
+    let mut surroundings = loader::Surroundings::of_this_process(arguments);
+    surroundings.interpreter = interpreter;
+    if let Some(graph) = python::graph_arguments(&surroundings.arguments) {
+        return python::serve_graph(&surroundings, graph);
+    }
     match cli::parse(&surroundings) {
         Ok(cli::Parsed::Run(invocation)) => process::start(*invocation, surroundings),
         Ok(cli::Parsed::Print(text)) => {

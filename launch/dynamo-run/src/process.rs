@@ -4,7 +4,7 @@ use crate::cli::{CommandKind, Invocation};
 use crate::loader::Surroundings;
 use crate::output::complain;
 use crate::{bench, bench_routing, doctor, engine, metrics, mocker, planes, router, run, simulate};
-use anyhow::Context;
+use anyhow::{Context, bail};
 use dynamo_config::Resolved;
 use dynamo_runtime::component::DistributedRuntime;
 use dynamo_runtime::config::{DiscoveryBackend, RuntimeOptions};
@@ -136,6 +136,10 @@ impl Process {
             CommandKind::Mocker => mocker::mocker(self).await,
             CommandKind::Router => Box::pin(router::router(self)).await,
             CommandKind::Metrics => metrics::metrics(self).await,
+            CommandKind::Planner => bail!(
+                "the planner is not part of this version: set the number of workers by hand, or let an \
+                 autoscaler follow the metrics of `dynamo metrics`"
+            ),
             CommandKind::BenchServe => bench::serve(self).await,
             CommandKind::BenchIndex => bench_routing::index(&self).await,
             CommandKind::BenchRouter => bench_routing::router(&self).await,

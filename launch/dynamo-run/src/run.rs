@@ -51,7 +51,8 @@ pub(crate) fn is_quiet(command: &CommandKind) -> bool {
         CommandKind::Frontend
         | CommandKind::Mocker
         | CommandKind::Router
-        | CommandKind::Metrics => false,
+        | CommandKind::Metrics
+        | CommandKind::Planner => false,
         CommandKind::ModelFetch(_)
         | CommandKind::ModelShow(_)
         | CommandKind::BenchServe

@@ -246,6 +246,10 @@ impl Endpoint {
         }
     }
 
+    pub(crate) fn id(&self) -> &EndpointId {
+        self.endpoint.id()
+    }
+
     pub(crate) fn home(&self) -> &Arc<Home> {
         &self.home
     }

@@ -7,6 +7,7 @@
 use crate::engine::PythonEngine;
 use crate::home::Home;
 use crate::model::Registration;
+use crate::publish::Told;
 use crate::serve::{Function, PythonHandler};
 use dynamo_llm::worker::{ObservedEndpoint, Worker, WorkerError};
 use dynamo_protocols::engine::EngineRequest;
@@ -25,6 +26,7 @@ pub(crate) struct Serving {
     state: Mutex<State>,
     instance: parking_lot::Mutex<Option<InstanceId>>,
     graceful: AtomicBool,
+    told: Arc<Told>,
     stopped: CancellationToken,
 }
 
@@ -50,6 +52,7 @@ impl Serving {
             state: Mutex::default(),
             instance: parking_lot::Mutex::default(),
             graceful: AtomicBool::new(true),
+            told: Arc::default(),
             stopped: CancellationToken::new(),
         }
     }
@@ -57,6 +60,11 @@ impl Serving {
     /// Whether requests may finish when it is stopped.
     pub(crate) fn set_graceful(&self, graceful: bool) {
         self.graceful.store(graceful, Ordering::Relaxed);
+    }
+
+    /// What is told of its cache and load.
+    pub(crate) fn told(&self) -> &Arc<Told> {
+        &self.told
     }
 
     /// This process's instance.
@@ -105,6 +113,7 @@ impl Serving {
                     state.canary.clone(),
                     registration.structured,
                     registration.limits.clone(),
+                    Arc::clone(&self.told),
                 );
                 let offer = registration.offer.clone();
                 let worker = Worker::start(runtime, id, Arc::new(engine), offer, &telemetry);
