@@ -108,7 +108,7 @@ pub(crate) const REFERENCE: &[(&str, &str)] = &[
 const RUN_HELP: &str = "\
 Forms:
   in=text|stdin|http|batch:FILE.jsonl|dyn://NAMESPACE.COMPONENT.ENDPOINT|none
-  out=echo|llamacpp|auto|dyn://NAMESPACE.COMPONENT.ENDPOINT|http://HOST:PORT [out=http://...]
+  out=echo|llamacpp|vllm|sglang|trtllm|auto|dyn://NAMESPACE.COMPONENT.ENDPOINT|http://HOST:PORT
   MODEL  a GGUF file, a Hugging Face folder, or a Hugging Face id
 
   in defaults to text in a terminal and to stdin otherwise, out to llamacpp with a model and to
@@ -118,6 +118,7 @@ Examples:
   dynamo run in=http out=llamacpp model.gguf     one process, OpenAI-compatible server
   dynamo run in=dyn://dynamo.backend.generate out=llamacpp model.gguf     a worker
   dynamo run in=http out=auto                    a frontend for whatever workers announce
+  dynamo run in=http out=vllm Qwen/Qwen3-0.6B -- --max-model-len 8192     an engine in Python
   dynamo run in=http out=http://a:8000 out=http://b:8000     OpenAI-compatible servers as they are
   dynamo run in=batch:prompts.jsonl out=llamacpp model.gguf";
 
@@ -293,7 +294,9 @@ pub(crate) fn parse(surroundings: &Surroundings) -> Result<Parsed, UsageError> {
         Some((_, matches)) => resolve("run", matches, surroundings, |options| {
             let words = matches.get_many::<String>("forms").into_iter().flatten();
             let namespace = &options.get::<RuntimeOptions>().namespace;
-            let forms = Forms::parse(words.map(String::as_str), namespace)?;
+            let mut forms = Forms::parse(words.map(String::as_str), namespace)?;
+            let words = matches.get_many::<String>("engine-words");
+            forms.engine_words = words.into_iter().flatten().cloned().collect();
             Ok(CommandKind::Run(forms))
         }),
         None => Ok(Parsed::Print(root().render_long_help().to_string())),
@@ -428,6 +431,14 @@ fn run_command(name: &'static str, about: &'static str) -> Command {
         Command::new(name)
             .about(about)
             .arg(forms)
+            .arg(
+                Arg::new("engine-words")
+                    .value_name("ENGINE FLAGS")
+                    .num_args(0..)
+                    .last(true)
+                    .allow_hyphen_values(true)
+                    .help("Flags of the engine itself, for out=vllm, sglang and trtllm"),
+            )
             .after_help(RUN_HELP),
     )
 }

@@ -24,6 +24,7 @@ mod output;
 mod planes;
 mod process;
 mod python;
+mod python_engine;
 mod reference;
 mod router;
 mod run;

@@ -200,8 +200,17 @@ impl Process {
         &self,
         drain: impl Future<Output = ()>,
     ) -> anyhow::Result<ExitStatus> {
-        let signals = Signals::system().context("cannot listen for signals")?;
         let work = std::future::pending::<Result<(), Infallible>>();
+        self.serve_while(work, drain).await
+    }
+
+    /// The same for a process that fails when `work` does.
+    pub(crate) async fn serve_while<E: std::fmt::Display>(
+        &self,
+        work: impl Future<Output = Result<(), E>>,
+        drain: impl Future<Output = ()>,
+    ) -> anyhow::Result<ExitStatus> {
+        let signals = Signals::system().context("cannot listen for signals")?;
         let health = self.health.clone();
         let drain = async move {
             health.set_draining();
