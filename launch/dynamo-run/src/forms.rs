@@ -247,7 +247,10 @@ mod tests {
             Err(FormError::Input("htpp".to_owned()))
         );
         assert_eq!(forms(&["in=batch:"]), Err(FormError::BatchWithoutFile));
-        assert!(matches!(forms(&["out=vllm"]), Err(FormError::NotYet(_))));
+        assert!(matches!(
+            forms(&["out=mistralrs"]),
+            Err(FormError::NotYet(_))
+        ));
         assert!(matches!(
             forms(&["in=text", "in=http"]),
             Err(FormError::Twice { form: "in=", .. })
