@@ -21,6 +21,7 @@ mod runtime;
 mod serve;
 mod serving;
 mod tokens;
+mod watch;
 
 use pyo3::prelude::*;
 use pyo3::types::PyList;
