@@ -1,0 +1,62 @@
+"""Words for an engine's own parser: from files, and from flags that mean the same everywhere. Pure.
+
+Nothing is set behind its back: what is made here stands on the engine's command line, which a
+worker logs when it starts.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def of_mapping(values: Mapping[str, Any]) -> list[str]:
+    """Flags of a mapping, as files of engine arguments have it: `max_model_len: 8192` becomes
+    `--max-model-len 8192`. True is the flag alone, False the flag with `no-`, None leaves it out;
+    a list gives several values, a mapping is written as JSON."""
+    words: list[str] = []
+    for key, value in values.items():
+        name = key.replace("_", "-")
+        if value is None:
+            continue
+        if isinstance(value, bool):
+            words.append(f"--{name}" if value else f"--no-{name}")
+        elif isinstance(value, Mapping):
+            words.extend([f"--{name}", json.dumps(value)])
+        elif isinstance(value, Sequence) and not isinstance(value, str):
+            words.extend([f"--{name}", *(str(item) for item in value)])
+        else:
+            words.extend([f"--{name}", str(value)])
+    return words
+
+
+def of_text(text: str) -> Mapping[str, Any]:
+    """The mapping that a file of engine arguments holds, JSON or YAML.
+
+    Raises:
+        ValueError: it holds something else.
+    """
+    try:
+        values = json.loads(text)
+    except ValueError:
+        values = _yaml(text)
+    if not isinstance(values, Mapping):
+        raise ValueError("it needs to hold a mapping of the engine's arguments: {key: value}")
+    return values
+
+
+def _yaml(text: str) -> Any:
+    try:
+        import yaml
+    except ImportError as error:
+        raise ValueError("it is no JSON, and reading YAML needs the package pyyaml") from error
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"it is neither JSON nor YAML: {error}") from error
+
+
+def given(words: Sequence[str], *names: str) -> bool:
+    """Whether one of these flags (without dashes) is among the words, `_` and `-` being the same."""
+    wanted = {name.replace("_", "-") for name in names}
+    flags = (word[2:] for word in words if word.startswith("--"))
+    return any(flag.partition("=")[0].partition(".")[0].replace("_", "-") in wanted for flag in flags)
