@@ -121,6 +121,15 @@ class Engine(ABC):
         """Where it publishes KV events. Asked after `start`."""
         return []
 
+    def event_ranks(self) -> list[int]:
+        """Data-parallel ranks whose KV events the engine gives to its parent instead."""
+        return []
+
+    def on_events(self, tell: Callable[[int, list[dict[str, Any]]], None]) -> None:
+        """`tell(rank, events)` is to be called, in the event loop, with events as
+        `KvEventPublisher.publish_batch` takes them."""
+        del tell
+
     def on_load(self, tell: Callable[[Load], None]) -> None:
         """`tell` is to be called, in the event loop, when the load has changed."""
         del tell

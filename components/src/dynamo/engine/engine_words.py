@@ -5,7 +5,7 @@ worker logs when it starts.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 
@@ -60,3 +60,22 @@ def given(words: Sequence[str], *names: str) -> bool:
     wanted = {name.replace("_", "-") for name in names}
     flags = (word[2:] for word in words if word.startswith("--"))
     return any(flag.partition("=")[0].partition(".")[0].replace("_", "-") in wanted for flag in flags)
+
+
+def number(words: Sequence[str], otherwise: int, *names: str) -> int:
+    """The number that one of these flags (without dashes) is given; the last of them counts."""
+    flags = {f"--{name}" for name in names} | {f"--{name.replace('-', '_')}" for name in names}
+    found = otherwise
+    for name, text in said(words):
+        if name in flags and text is not None and text.isdigit():
+            found = int(text)
+    return found
+
+
+def said(words: Sequence[str]) -> Iterator[tuple[str, str | None]]:
+    """Each flag with the value that it may have: what stands after its `=`, or the next word."""
+    for at, word in enumerate(words):
+        if word.startswith("-"):
+            name, has_value, value = word.partition("=")
+            following = words[at + 1] if at + 1 < len(words) else None
+            yield name, value if has_value else following

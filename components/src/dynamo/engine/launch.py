@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from dynamo.engine import processes
 from dynamo.engine.absent import EngineMissing
 from dynamo.engine.capability import NotBuilt
 from dynamo.engine.options import WrongUsage
@@ -68,6 +69,7 @@ def run(
         return FAILED
     configure_logging(log_level(config) or os.environ.get("DYN_LOG"))
     _faster_loop()
+    processes.adopt()
     try:
         asyncio.run(worker(config))
     except (NotBuilt, EngineMissing) as error:

@@ -5,13 +5,12 @@ routers. Load goes through the extension's metrics publisher.
 """
 
 import logging
-from collections.abc import Sequence
 from typing import Any
 
 from dynamo import _core
 
 from dynamo.engine import capability
-from dynamo.engine.base import EventSource, Load
+from dynamo.engine.base import Engine, Load
 from dynamo.engine.capability import NotBuilt
 
 logger = logging.getLogger(__name__)
@@ -23,41 +22,57 @@ class News:
     def __init__(self, endpoint: Any, block_size: int | None) -> None:
         self._endpoint = endpoint
         self._block_size = block_size
-        self._events: list[Any] = []
+        self._events: dict[int, Any] = {}
         self._load: Any = None
 
-    def pass_on(self, sources: Sequence[EventSource], required: bool) -> None:
-        """Begins to pass on the engine's KV events.
+    def pass_on(self, engine: Engine, required: bool) -> None:
+        """Begins to pass on the engine's KV events. To be called before the endpoint is served.
 
         Args:
             required: somebody has asked for it; otherwise a build that cannot is only said.
         """
-        if not sources:
+        sources, ranks = engine.event_sources(), engine.event_ranks()
+        if not sources and not ranks:
+            if required:
+                raise NotBuilt(
+                    f"--kv-events: {engine.name} publishes none as it was started; "
+                    "turn on its prefix cache and its KV events"
+                )
             return
-        where = ", ".join(source.endpoint for source in sources)
+        where = ", ".join(source.endpoint for source in sources) or f"{engine.name} itself"
         if not capability.has("KvEventPublisher"):
             message = (
-                f"the engine publishes KV events at {where}, but this build of dynamo._core has "
-                "no KvEventPublisher to pass them on"
+                f"there are KV events of {where}, but this build of dynamo._core has no "
+                "KvEventPublisher to pass them on"
             )
             if required:
                 raise NotBuilt(f"{message}; leave --kv-events out, or update dynamo")
             logger.warning("%s: prompts are not routed by what is cached here", message)
             return
         for source in sources:
-            more: dict[str, Any] = {}
+            more: dict[str, Any] = {"zmq_endpoint": source.endpoint, "zmq_topic": source.topic}
             if source.replay_endpoint and takes_replay():
                 more["zmq_replay_endpoint"] = source.replay_endpoint
-            publisher = _core.KvEventPublisher(
-                self._endpoint,
-                kv_block_size=self._block_size or 0,
-                dp_rank=source.rank,
-                zmq_endpoint=source.endpoint,
-                zmq_topic=source.topic,
-                **more,
-            )
-            self._events.append(publisher)
+            self._publish(source.rank, more)
+        for rank in ranks:
+            self._publish(rank, {})
+        if ranks:
+            engine.on_events(self._tell_events)
         logger.info("passes on KV events of %s", where)
+
+    def _publish(self, rank: int, more: dict[str, Any]) -> None:
+        self._events[rank] = _core.KvEventPublisher(
+            self._endpoint, kv_block_size=self._block_size or 0, dp_rank=rank, **more
+        )
+
+    def _tell_events(self, rank: int, events: list[dict[str, Any]]) -> None:
+        publisher = self._events.get(rank)
+        if publisher is None:
+            return
+        try:
+            publisher.publish_batch(events)
+        except ValueError as error:
+            logger.debug("a KV event was left out: %s", error)
 
     async def open_load(self) -> bool:
         """Begins to tell the engine's load. Whether this build can."""
@@ -80,7 +95,7 @@ class News:
 
     def close(self) -> None:
         """Passes nothing on any more."""
-        for publisher in self._events:
+        for publisher in self._events.values():
             publisher.shutdown()
         self._events.clear()
         self._load = None

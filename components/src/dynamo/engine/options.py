@@ -52,6 +52,10 @@ class Options:
     runtime: list[str] = field(default_factory=list)
     engine: list[str] = field(default_factory=list)
 
+    def log_level(self) -> str | None:
+        """What `--log-level` says, which is the runtime's."""
+        return runtime_flags.value_of(self.runtime, "--log-level")
+
 
 @dataclass(frozen=True)
 class Spelling:

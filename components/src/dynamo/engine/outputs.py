@@ -4,7 +4,7 @@ Each has the new `token_ids`; the first one says how much of the prompt was cach
 has a `finish_reason`. The token that ended the answer is among the tokens.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 #: Why an answer ended: what engines say, and what the extension knows.
@@ -58,6 +58,36 @@ def output(
 def alternative(token_id: int, logprob: float, rank: int) -> dict[str, Any]:
     """One of the most likely tokens at a place, `rank` from 1."""
     return {"token_id": token_id, "logprob": logprob, "rank": rank}
+
+
+def log_probabilities(
+    token_ids: Sequence[int],
+    places: Sequence[Mapping[int, Any] | float] | None,
+    wanted: int | None,
+) -> tuple[list[float] | None, list[list[dict[str, Any]]] | None]:
+    """Of each token, and of the `wanted` most likely ones at its place.
+
+    Args:
+        places: for each token what vLLM and TensorRT-LLM give: by token an entry with `logprob` and
+            `rank`, the drawn token's among them whatever its rank; or the drawn token's alone.
+    """
+    if wanted is None or places is None:
+        return None, None
+    drawn: list[float] = []
+    tops: list[list[dict[str, Any]]] = []
+    for token, place in zip(token_ids, places, strict=True):
+        if not isinstance(place, Mapping):
+            drawn.append(float(place))
+            tops.append([])
+            continue
+        drawn.append(place[token].logprob)
+        ranked = sorted(
+            (entry.rank, other, entry.logprob)
+            for other, entry in place.items()
+            if entry.rank is not None and entry.rank <= wanted
+        )
+        tops.append([alternative(other, logprob, rank) for rank, other, logprob in ranked])
+    return drawn, tops
 
 
 class Pieces:

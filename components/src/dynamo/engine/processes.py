@@ -2,11 +2,13 @@
 
 Engines start processes of their own by `multiprocessing`. `spawn` is used, as a forked process
 would keep this one's sockets and the locks by which others see that it lives. A spawned process
-imports the main module, under the name `__mp_main__`: there it calls `belong_to_worker`.
+imports what its parent names as the main module: `adopt` names `dynamo.engine.spawned`, which calls
+`belong_to_worker` there.
 """
 
 import contextlib
 import ctypes
+import importlib.util
 import multiprocessing
 import os
 import signal
@@ -17,6 +19,11 @@ _PR_SET_PDEATHSIG = 1
 
 #: The name of the main module in a process that `multiprocessing` has spawned.
 SPAWNED = "__mp_main__"
+
+
+def adopt() -> None:
+    """Lets every process that is spawned from here on belong to this worker."""
+    sys.modules["__main__"].__spec__ = importlib.util.find_spec("dynamo.engine.spawned")
 
 
 def belong_to_worker() -> None:

@@ -56,7 +56,7 @@ async def serve(component: Any, endpoint: Any, engine: Engine, options: Options)
         limits = await engine.start()
         news = News(endpoint, limits.block_size)
         try:
-            news.pass_on(engine.event_sources(), required=options.kv_events is True)
+            news.pass_on(engine, required=options.kv_events is True)
             if await news.open_load():
                 engine.on_load(news.tell)
             await _register(endpoint, options, limits)

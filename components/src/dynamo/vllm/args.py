@@ -42,6 +42,10 @@ class Config:
     engine_args: Any
     words: list[str]
 
+    def log_level(self) -> str | None:
+        """What `--log-level` says."""
+        return self.options.log_level()
+
 
 def parse_vllm_args(words: Sequence[str] | None = None) -> Config:
     """Reads a command line, by default this process's.
@@ -101,7 +105,7 @@ def wants_events(read: Options) -> bool:
 def _events_config(read: Options) -> dict[str, Any]:
     """Sockets for KV events; each data-parallel rank takes the next port. vLLM listens only where
     all interfaces are meant."""
-    ranks = _ranks(read.engine)
+    ranks = engine_words.number(read.engine, 1, "data-parallel-size")
     first = free_ports(2 * ranks)
     config = {
         "enable_kv_cache_events": True,
@@ -111,13 +115,3 @@ def _events_config(read: Options) -> dict[str, Any]:
     if takes_replay():
         config["replay_endpoint"] = f"tcp://*:{first + ranks}"
     return config
-
-
-def _ranks(words: Sequence[str]) -> int:
-    names = ("--data-parallel-size", "--data_parallel_size", "-dp")
-    for word, following in zip(words, [*words[1:], ""], strict=True):
-        name, has_value, value = word.partition("=")
-        if name in names:
-            text = value if has_value else following
-            return int(text) if text.isdigit() else 1
-    return 1

@@ -8,6 +8,7 @@ from typing import Any
 
 from dynamo.engine import absent
 from dynamo.engine.base import Adapter, Engine, EventSource, Limits, Load
+from dynamo.engine.endpoints import reachable
 from dynamo.engine.modes import Mode
 from dynamo.engine.processes import end_children
 from dynamo.engine.request import Request
@@ -212,13 +213,3 @@ class VllmEngine(Engine):
         """Forgets it."""
         self._adapters.pop(adapter.name, None)
         await self._engine.remove_lora(adapter.id)
-
-
-def reachable(endpoint: str, rank: int) -> str:
-    """Where a subscriber on this machine finds the socket that vLLM opens for a rank."""
-    scheme, _, place = endpoint.partition("://")
-    if scheme != "tcp":
-        return endpoint
-    host, _, port = place.rpartition(":")
-    host = "127.0.0.1" if host in ("*", "0.0.0.0", "[::]", "::") else host
-    return f"tcp://{host}:{int(port) + rank}"

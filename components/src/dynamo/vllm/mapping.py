@@ -6,11 +6,10 @@ penalties count only the tokens that this worker generates. Draws begin anew wit
 that a sampled answer goes on, but not with the tokens that it would have had without the move.
 """
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dynamo.engine.modes import Mode
-from dynamo.engine.outputs import alternative, output
+from dynamo.engine.outputs import log_probabilities, output
 from dynamo.engine.request import Request
 from dynamo.engine.structured import Structured
 
@@ -106,26 +105,3 @@ def to_output(result: Any, request: Request, is_first: bool) -> dict[str, Any]:
         top_logprobs=tops,
         disaggregated_params={"kv_transfer_params": transfer} if transfer else None,
     )
-
-
-def log_probabilities(
-    token_ids: Sequence[int],
-    places: Sequence[Mapping[int, Any]] | None,
-    wanted: int | None,
-) -> tuple[list[float] | None, list[list[dict[str, Any]]] | None]:
-    """Of each token, and of the `wanted` most likely ones at its place.
-
-    vLLM gives the drawn token first, whatever its rank, and then the most likely ones.
-    """
-    if wanted is None or places is None:
-        return None, None
-    drawn = [place[token].logprob for token, place in zip(token_ids, places, strict=True)]
-    tops = []
-    for place in places:
-        ranked = sorted(
-            (entry.rank, token, entry.logprob)
-            for token, entry in place.items()
-            if entry.rank is not None and entry.rank <= wanted
-        )
-        tops.append([alternative(token, logprob, rank) for rank, token, logprob in ranked])
-    return drawn, tops
