@@ -235,12 +235,17 @@ def test_log_probabilities_of_vllm():
         ({"regex": "a+"}, {"regex": "a+"}),
         ({"choice": ["a", "b"]}, {"choice": ["a", "b"]}),
         ({"grammar": 'start: "a"'}, {"grammar": 'start: "a"'}),
-        ({"json": "{}", "whitespace_pattern": ""}, {"json": "{}", "disable_any_whitespace": True}),
-        ({"json": "{}", "whitespace_pattern": " ?"}, {"json": "{}", "whitespace_pattern": " ?"}),
     ],
 )
 def test_forms_of_answers_for_vllm(forms, params):
     assert vllm.structured_params(guided(**forms).structured) == params
+
+
+def test_white_space_is_as_a_vllm_worker_was_started():
+    none = guided(json="{}", whitespace_pattern="").structured
+    assert vllm.structured_params(none, no_whitespace=True) == {"json": "{}"}
+    with pytest.raises(ValueError, match="--structured-outputs-config"):
+        vllm.structured_params(none)
 
 
 # --- SGLang
@@ -342,6 +347,7 @@ def test_forms_of_answers_for_sglang(forms, params):
     ("engine", "forms", "says"),
     [
         (sglang.structured_params, {"grammar": 'start: "a"'}, "EBNF"),
+        (vllm.structured_params, {"json": "{}", "whitespace_pattern": " ?"}, "whitespace_pattern"),
         (sglang.structured_params, {"json": "{}", "whitespace_pattern": ""}, "whitespace_pattern"),
         (trtllm.guided_params, {"grammar": 'start: "a"'}, "EBNF"),
         (trtllm.guided_params, {"json": "{}", "whitespace_pattern": ""}, "whitespace_pattern"),

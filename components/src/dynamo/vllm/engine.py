@@ -126,7 +126,10 @@ class VllmEngine(Engine):
         vllm = absent.require("vllm.sampling_params", "vllm")
         params = mapping.sampling_params(request, self.mode)
         if request.structured is not None and self.mode is not Mode.PREFILL:
-            forms = mapping.structured_params(request.structured)
+            config = getattr(self._config, "structured_outputs_config", None)
+            forms = mapping.structured_params(
+                request.structured, getattr(config, "disable_any_whitespace", False)
+            )
             params["structured_outputs"] = vllm.StructuredOutputsParams(**forms)
         return vllm.SamplingParams(output_kind=vllm.RequestOutputKind.DELTA, **params)
 

@@ -65,16 +65,25 @@ def transfer_params(request: Request, mode: Mode) -> dict[str, Any] | None:
     return dict(handed) if handed else None
 
 
-def structured_params(structured: Structured) -> dict[str, Any]:
-    """Arguments of `vllm.sampling_params.StructuredOutputsParams`."""
-    params: dict[str, Any] = {structured.form: structured.value}
+def structured_params(structured: Structured, no_whitespace: bool = False) -> dict[str, Any]:
+    """Arguments of `vllm.sampling_params.StructuredOutputsParams`.
+
+    vLLM takes what a request says of white space and does nothing with it: its grammars follow the
+    worker's own setting.
+
+    Args:
+        no_whitespace: the worker was started so that there is none between JSON tokens.
+
+    Raises:
+        ValueError: the request wants white space that the worker does not keep to.
+    """
+    if not (no_whitespace and structured.whitespace == ""):
+        structured.refuse_whitespace(
+            "vllm", """--structured-outputs-config '{"disable_any_whitespace": true}' for none"""
+        )
     if structured.form == "choice":
-        params = {"choice": list(structured.value)}
-    if structured.whitespace == "":
-        params["disable_any_whitespace"] = True
-    elif structured.whitespace is not None:
-        params["whitespace_pattern"] = structured.whitespace
-    return params
+        return {"choice": list(structured.value)}
+    return {structured.form: structured.value}
 
 
 def prompt(request: Request) -> dict[str, Any]:
