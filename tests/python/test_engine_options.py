@@ -1,5 +1,6 @@
 """Command lines of engine workers: ours, the runtime's, the engine's; with and without engines."""
 
+import argparse
 import os
 import subprocess
 import sys
@@ -7,7 +8,7 @@ import sys
 import pytest
 from conftest import ROOT
 
-from dynamo.engine import engine_words, options, runtime_flags
+from dynamo.engine import engine_words, options
 from dynamo.engine.modes import Mode
 from dynamo.engine.options import Spelling, WrongUsage
 from dynamo.llama_cpp import arguments
@@ -21,8 +22,21 @@ SPELLING = Spelling(
 FAKES = str(ROOT / "tests/python/fakes")
 
 
+def engine():
+    """The parser of an engine with flags of its own, and some that workers have as well."""
+    made = argparse.ArgumentParser()
+    made.add_argument("--model")
+    made.add_argument("--max-model-len", type=int)
+    made.add_argument("--max-num-seqs", type=int)
+    made.add_argument("--enforce-eager", action="store_true")
+    made.add_argument("--enable-lora", action="store_true")
+    made.add_argument("--kv-transfer-config")
+    made.add_argument("--log-level")
+    return made
+
+
 def parse(*words, **environment):
-    return options.parse(SPELLING, words, environment)
+    return options.parse(SPELLING, words, environment, engine)
 
 
 def test_words_go_to_whom_they_belong():
@@ -32,15 +46,52 @@ def test_words_go_to_whom_they_belong():
     )
     assert read.model_path == "M"
     assert read.engine == ["--max-num-seqs", "8", "--enable-lora"]
-    assert read.runtime == [
-        *("--etcd-endpoints=http://e:1", "--no-otel-export", "--drain-timeout", "5s"),
-        *("--namespace", "ns"),
-    ]
+    assert read.namespace == "ns"
+    assert {"--no-otel-export", "--drain-timeout=5s"} <= set(read.runtime)
+    assert read.read_engine(["--model", "M", *read.engine]).max_num_seqs == 8
+
+
+def test_a_file_has_options_of_all_kinds_in_sections_or_without(tmp_path):
+    config = tmp_path / "worker.yaml"
+    config.write_text(
+        "vllm:\n  model_path: M\nruntime:\n  drain_timeout: 7s\nengine:\n  max_num_seqs: 4\n"
+    )
+    read = parse("--config", str(config))
+    assert (read.model_path, read.engine) == ("M", ["--max-num-seqs", "4"])
+    assert "--drain-timeout=7s" in read.runtime
+    assert parse("--config", str(config), "--max-num-seqs", "5").engine == ["--max-num-seqs", "5"]
+
+
+def test_every_value_is_shown_with_its_source(capsys):
+    with pytest.raises(SystemExit) as ended:
+        parse("--model", "M", "--max-num-seqs", "8", "--print-config", DYN_NAMESPACE="ns")
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    assert "model_path" in shown
+    assert "env DYN_NAMESPACE" in shown
+    assert "--max-num-seqs 8" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--model", "M", "--max-num-seq", "8"], "--max-num-seqs"),
+        (["--model", "M", "--namspace", "n"], "--namespace"),
+        (["--model", "M", "--drain-timeout", "soon"], "drain_timeout"),
+        (["--model", "M", "word"], "word"),
+    ],
+)
+def test_words_that_mean_nothing_end_the_process_with_2(words, says, capsys):
+    with pytest.raises(SystemExit) as ended:
+        read = parse(*words)
+        read.read_engine(read.engine)
+    assert ended.value.code == 2
+    assert says in capsys.readouterr().err
 
 
 def test_what_stands_after_two_dashes_is_the_engines_whatever_it_is():
     read = parse("--model", "M", "--log-level", "warn", "--", "--log-level", "debug")
-    assert read.log_level() == "warn"
+    assert read.log_level == "warn"
     assert read.engine == ["--log-level", "debug"]
 
 
@@ -68,6 +119,7 @@ def test_flags_of_all_engines_are_spelt_in_this_ones_words():
 def test_places(words, place):
     read = parse("--model", "M", *words)
     assert (read.namespace, read.component, read.endpoint) == place
+    # The last one counts.
     assert read.runtime[-2:] == ["--namespace", place[0]]
 
 
@@ -131,19 +183,6 @@ def test_words_for_engines():
     assert engine_words.number([], 1, "dp-size") == 1
 
 
-def test_every_flag_of_the_runtime_is_known():
-    values, switches = runtime_flags.names()
-    reference = (ROOT / "docs/reference/worker.md").read_text()
-    declared = {
-        line.removeprefix("### ") for line in reference.splitlines() if line.startswith("### --")
-    }
-    assert declared - {"--namespace"} <= values | switches
-    assert runtime_flags.take(["--store-kv", "etcd", "--x", "y"]) == (
-        ["--store-kv", "etcd"],
-        ["--x", "y"],
-    )
-
-
 # --- TensorRT-LLM, whose arguments are no flags of its own
 
 KNOWN = dict.fromkeys(["max_batch_size", "kv_cache_config", "backend", "enable_attention_dp"])
@@ -153,7 +192,7 @@ def test_arguments_of_trtllm():
     words = [
         *("--max-batch-size", "8", "--kv-cache-config", '{"tokens_per_block": 16, "a": {"b": 1}}'),
         *("--kv-cache-config.a.c", "2", "--free-gpu-memory-fraction", "0.8", "--backend=pytorch"),
-        *("--enable-attention-dp", "--override-engine-args", '{"kv_cache_config": {"a": {"b": 3}}}'),
+        *("--enable-attention-dp=true", "--override-engine-args", '{"kv_cache_config": {"a": {"b": 3}}}'),
     ]
     assert arguments_of(words, KNOWN) == {
         "max_batch_size": 8,
@@ -165,7 +204,7 @@ def test_arguments_of_trtllm():
         "backend": "pytorch",
         "enable_attention_dp": True,
     }
-    assert arguments_of(["--no-enable-attention-dp"], KNOWN) == {"enable_attention_dp": False}
+    assert arguments_of(["--enable-attention-dp"], KNOWN) == {"enable_attention_dp": True}
 
 
 @pytest.mark.parametrize(
@@ -242,7 +281,7 @@ def test_help_and_imports_need_no_engine_and_using_it_says_which_extra(component
 
 
 def test_a_wrong_command_line_ends_with_2_and_one_line():
-    tried = run("-m", "dynamo.trtllm", "--disaggregation-mode", "x", "--model", "M")
+    tried = run("-m", "dynamo.trtllm", "--disaggregation-mode", "x", "--model", "M", path=FAKES)
     assert tried.returncode == 2
     assert "use agg, prefill or decode" in tried.stderr
     tried = run("-m", "dynamo.trtllm", "--model", "M", "--max-batch-sise", "8", path=FAKES)

@@ -228,7 +228,7 @@ def test_a_worker_that_is_asked_to_end_while_it_loads_ends_at_once(fleet):
         (["--dtype", "float8000"], 2, "float8000"),
         (["--disaggregation-mode", "both"], 2, "use agg, prefill or decode"),
         (["--base-gpu-id", "1"], 2, "CUDA_VISIBLE_DEVICES"),
-        (["--discovery-backend", "paper"], 1, "etcd"),
+        (["--discovery-backend", "paper"], 2, "etcd"),
         (["--max-model-len", "1000000"], 1, "max_position_embeddings"),
     ],
 )

@@ -35,10 +35,10 @@ FAILED = 1
 WRONG_USAGE = 2
 
 
-def configure_logging(level: str | None) -> None:
+def configure_logging(level: str) -> None:
     """Log lines of Python on stderr, beside the runtime's. The level is the first word of
     `--log-level`, as modules of Rust mean nothing here."""
-    word = (level or "info").split(",")[0].strip().upper()
+    word = level.split(",")[0].strip().upper()
     chosen = _LEVELS.get(word, logging.INFO)
     logging.basicConfig(
         level=logging.WARNING, format="%(asctime)s %(levelname)5s %(name)s: %(message)s"
@@ -50,13 +50,13 @@ def run(
     name: str,
     parse: Callable[[list[str]], Any],
     worker: Callable[[Any], Coroutine[Any, Any, None]],
-    log_level: Callable[[Any], str | None] = lambda _: None,
 ) -> int:
     """Runs a component's worker; its exit status.
 
     Args:
         name: of the component, for messages.
-        parse: makes the component's configuration of the command line's words.
+        parse: makes the component's configuration of the command line's words; its `options` are
+            `dynamo.engine.options.Options`.
         worker: runs until it is asked to end.
     """
     try:
@@ -67,7 +67,7 @@ def run(
     except EngineMissing as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILED
-    configure_logging(log_level(config) or os.environ.get("DYN_LOG"))
+    configure_logging(config.options.log_level)
     _faster_loop()
     processes.adopt()
     try:

@@ -1,26 +1,28 @@
 """Options that all engine workers take: where they are, what they serve, and how.
 
-A worker's command line has three kinds of words: these, the runtime's, and the engine's. What is
-neither of the first two goes to the engine's own parser, which knows best; so does everything
-after `--`.
+A worker's command line has three kinds of words: these, the runtime's, and the engine's, which its
+own parser checks; what stands after `--` is the engine's in any case. Flags win over `DYN_*`
+variables, those over a file (`--config`), and that over defaults; `--print-config` shows all.
 """
 
 import argparse
 import json
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dynamo.engine import engine_words, runtime_flags
+from dynamo.engine import engine_words
 from dynamo.engine.modes import Mode
+from dynamo.runtime.arguments import DynamoFlexibleArgumentParser, Parsed
 
 #: What stands before an endpoint's path.
 _SCHEME = "dyn://"
 
-DEFAULT_NAMESPACE = "dynamo"
 DEFAULT_ENDPOINT = "generate"
+
+#: Flags of the runtime that engines have as well. They mean the same, and are passed on.
+_SHARED_WITH_RUNTIME = ("--log-level",)
 
 
 class WrongUsage(ValueError):
@@ -36,8 +38,11 @@ class Options:
         model_name: the name that clients ask for; made of the path if not given.
         kv_events: whether the engine's KV events are passed on; `None` is where it can be done.
         health_check_payload: a request for the canary in place of the engine's own.
+        log_level: the runtime's.
         runtime: words for `DistributedRuntime`.
         engine: words for the engine's own parser.
+        read_engine: what that parser makes of words; ends the process with status 2 and its own
+            message where it refuses them.
     """
 
     namespace: str
@@ -49,12 +54,12 @@ class Options:
     kv_events: bool | None
     custom_jinja_template: str | None
     health_check_payload: dict[str, Any] | None
+    log_level: str
     runtime: list[str] = field(default_factory=list)
     engine: list[str] = field(default_factory=list)
-
-    def log_level(self) -> str | None:
-        """What `--log-level` says, which is the runtime's."""
-        return runtime_flags.value_of(self.runtime, "--log-level")
+    read_engine: Callable[[Sequence[str]], argparse.Namespace] | None = field(
+        default=None, repr=False, compare=False
+    )
 
 
 @dataclass(frozen=True)
@@ -107,53 +112,80 @@ PASSED_ON = {
 }
 
 
-def parser(spelling: Spelling, note: str = "") -> argparse.ArgumentParser:
-    """The parser of what all workers take.
+#: What makes an engine's parser; `None` where the engine is not installed.
+EngineParser = Callable[[], argparse.ArgumentParser] | None
+
+
+def parser(
+    spelling: Spelling,
+    engine: EngineParser = None,
+    environment: Mapping[str, str] | None = None,
+    note: str = "",
+) -> DynamoFlexibleArgumentParser:
+    """The parser of a worker's command line.
 
     Args:
+        environment: in place of the process's own.
         note: what `--help` says at its end.
     """
-    package = f"dynamo.{spelling.name}"
-    made = argparse.ArgumentParser(
-        prog=f"python3 -m {package}",
+    made = DynamoFlexibleArgumentParser(
+        f"python3 -m dynamo.{spelling.name}",
         description=f"Serves a model with {spelling.name}.",
         epilog=note,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        environment=environment,
     )
     add = made.add_argument
-    add("--model-path", "--model", metavar="MODEL", help="folder or Hugging Face id (DYN_MODEL_PATH)")
+    add("--model-path", "--model", metavar="MODEL", env="DYN_MODEL_PATH", help="folder or Hugging Face id")
     add(
         "--model-name",
         "--served-model-name",
         metavar="NAME",
-        help="name that clients ask for; made of the path if not given (DYN_MODEL_NAME)",
+        env="DYN_MODEL_NAME",
+        help="name that clients ask for; made of the path if not given",
     )
-    add("--namespace", help=f"deployment (DYN_NAMESPACE, {DEFAULT_NAMESPACE})")
-    add("--component", help="kind of worker (DYN_COMPONENT; backend, for prefill workers prefill)")
-    add("--endpoint", help="where it is served: dyn://NS.COMP.EP or a name (DYN_ENDPOINT, generate)")
+    add("--component", env="DYN_COMPONENT", help="kind of worker: backend, or prefill for prefill workers")
+    add(
+        "--endpoint",
+        env="DYN_ENDPOINT",
+        help="where it is served: dyn://NAMESPACE.COMPONENT.NAME, or a name [default: generate]",
+    )
     add(
         "--disaggregation-mode",
         metavar="{agg,prefill,decode}",
-        help=f"what the worker does of a request (DYN_{spelling.name.upper()}_DISAGGREGATION_MODE)",
+        env=f"DYN_{spelling.name.upper()}_DISAGGREGATION_MODE",
+        help="what the worker does of a request",
     )
     add("--is-prefill-worker", action="store_true", help="the same as --disaggregation-mode prefill")
     add("--is-decode-worker", action="store_true", help="the same as --disaggregation-mode decode")
     add(
         "--kv-events",
-        action=argparse.BooleanOptionalAction,
+        type=bool,
         default=None,
-        help="pass on the engine's KV events, by which prompts find what is cached (DYN_KV_EVENTS)",
+        env="DYN_KV_EVENTS",
+        help="pass on the engine's KV events, by which prompts find what is cached",
     )
-    add("--custom-jinja-template", metavar="FILE", help="chat template in place of the model's own")
+    add(
+        "--custom-jinja-template",
+        metavar="FILE",
+        env="DYN_CUSTOM_JINJA_TEMPLATE",
+        help="chat template in place of the model's own",
+    )
     add(
         "--health-check-payload",
         metavar="JSON|@FILE",
-        help="request that shows whether the engine works (DYN_HEALTH_CHECK_PAYLOAD)",
+        env="DYN_HEALTH_CHECK_PAYLOAD",
+        help="request that shows whether the engine works",
     )
     add("--extra-engine-args", metavar="FILE", help="JSON or YAML file with more of the engine's flags")
     for flag, text in PASSED_ON.items():
-        add(f"--{flag}", metavar="VALUE", help=f"{text} ({spelling.shown(flag)})")
+        name = f"DYN_{flag.replace('-', '_').upper()}"
+        add(f"--{flag}", metavar="VALUE", env=name, help=f"{text} ({spelling.shown(flag)})")
+    mine = {flag for action in made._actions for flag in action.option_strings}
+    made.add_runtime_arguments()
+    if engine is not None:
+        made.add_engine_arguments(
+            engine, name=spelling.name, keep={*mine, *_SHARED_WITH_RUNTIME, "-h", "--help"}
+        )
     return made
 
 
@@ -161,63 +193,40 @@ def parse(
     spelling: Spelling,
     words: Sequence[str],
     environment: Mapping[str, str] | None = None,
+    engine: EngineParser = None,
     note: str = "",
 ) -> Options:
-    """Reads a command line; flags win over the environment.
+    """Reads a command line.
 
     Raises:
-        WrongUsage: it cannot be understood.
+        WrongUsage: it makes no sense. What cannot be read at all ends the process with status 2.
     """
-    environment = os.environ if environment is None else environment
-    before, after = _part(list(words))
-    runtime, rest = runtime_flags.take(before)
-    if rest and rest[0].startswith(_SCHEME):
-        rest[:1] = ["--endpoint", rest[0]]
-    args, engine = parser(spelling, note).parse_known_args(rest)
-    engine = [*_of_file(args.extra_engine_args), *_passed_on(spelling, args, environment), *engine]
-    engine += after
-
-    def value(option: str, *names: str) -> str | None:
-        given = getattr(args, option)
-        return given if given is not None else _first(environment, names)
-
-    mode = _mode(spelling, args, environment)
-    namespace, component, endpoint = _place(
-        value("endpoint", "DYN_ENDPOINT"),
-        _first(environment, ("DYN_NAMESPACE",)) if args.namespace is None else args.namespace,
-        value("component", "DYN_COMPONENT"),
-        mode,
-    )
-    model_path = value("model_path", "DYN_MODEL_PATH")
-    if not model_path:
+    words = list(words)
+    if words and words[0].startswith(_SCHEME):
+        words.insert(0, "--endpoint")
+    made = parser(spelling, engine, environment, note)
+    # Without the engine nobody knows its flags; who needs them is told that it is missing.
+    args, unknown = made.parse_known_args(words)
+    more = [*_of_file(args.extra_engine_args), *_passed_on(spelling, args)]
+    mode = _mode(args)
+    namespace, component, endpoint = _place(args.endpoint, args.namespace, args.component, mode)
+    if not args.model_path:
         raise WrongUsage("no model was given; name one: --model-path FOLDER_OR_ID")
-    kv_events = args.kv_events
-    if kv_events is None and (said := _first(environment, ("DYN_KV_EVENTS",))):
-        kv_events = said.lower() in ("1", "true", "yes", "on")
     return Options(
         namespace=namespace,
         component=component,
         endpoint=endpoint,
-        model_path=model_path,
-        model_name=value("model_name", "DYN_MODEL_NAME"),
+        model_path=args.model_path,
+        model_name=args.model_name,
         mode=mode,
-        kv_events=kv_events,
-        custom_jinja_template=value("custom_jinja_template", "DYN_CUSTOM_JINJA_TEMPLATE"),
-        health_check_payload=_payload(value("health_check_payload", "DYN_HEALTH_CHECK_PAYLOAD")),
-        runtime=[*runtime, "--namespace", namespace],
-        engine=engine,
+        kv_events=args.kv_events,
+        custom_jinja_template=args.custom_jinja_template,
+        health_check_payload=_payload(args.health_check_payload),
+        log_level=args.log_level,
+        runtime=[*made.runtime_arguments(args), "--namespace", namespace],
+        engine=[*more, *(args.engine_words if engine else unknown)],
+        read_engine=lambda given: made.engine_arguments(Parsed(), given),
     )
-
-
-def _part(words: list[str]) -> tuple[list[str], list[str]]:
-    if "--" not in words:
-        return words, []
-    at = words.index("--")
-    return words[:at], words[at + 1 :]
-
-
-def _first(environment: Mapping[str, str], names: Sequence[str]) -> str | None:
-    return next((environment[name] for name in names if environment.get(name)), None)
 
 
 def _of_file(path: str | None) -> list[str]:
@@ -229,18 +238,12 @@ def _of_file(path: str | None) -> list[str]:
         raise WrongUsage(f"--extra-engine-args {path}: {error}") from error
 
 
-def _passed_on(
-    spelling: Spelling, args: argparse.Namespace, environment: Mapping[str, str]
-) -> list[str]:
+def _passed_on(spelling: Spelling, args: argparse.Namespace) -> list[str]:
     words: list[str] = []
     for flag in PASSED_ON:
-        name = flag.replace("-", "_")
-        value = getattr(args, name)
-        if value is None:
-            value = _first(environment, (f"DYN_{name.upper()}",))
-        if value is None:
-            continue
-        words += spelling.words(flag, value)
+        value = getattr(args, flag.replace("-", "_"))
+        if value is not None:
+            words += spelling.words(flag, value)
     return words
 
 
@@ -250,20 +253,21 @@ def _instead(flag: str) -> str:
     return "; give its own flags for that"
 
 
-def _mode(spelling: Spelling, args: argparse.Namespace, environment: Mapping[str, str]) -> Mode:
+def _mode(args: Parsed) -> Mode:
     said = args.disaggregation_mode
-    flags = [
+    flags = {
         mode
         for is_given, mode in (
             (args.is_prefill_worker, Mode.PREFILL),
             (args.is_decode_worker, Mode.DECODE),
         )
         if is_given
-    ]
-    if said is None and not flags:
-        said = _first(environment, (f"DYN_{spelling.name.upper()}_DISAGGREGATION_MODE",)) or "agg"
+    }
+    if flags and args.sources["disaggregation_mode"].kind != "flag":
+        # Of the command line and another source, the command line counts.
+        said = None
     try:
-        modes = {*flags, *([Mode.parse(said)] if said is not None else [])}
+        modes = {*flags, *([Mode.parse(said)] if said is not None else [])} or {Mode.AGGREGATED}
     except ValueError as error:
         raise WrongUsage(f"--disaggregation-mode: {error}") from error
     if len(modes) > 1:
@@ -273,10 +277,9 @@ def _mode(spelling: Spelling, args: argparse.Namespace, environment: Mapping[str
 
 
 def _place(
-    endpoint: str | None, namespace: str | None, component: str | None, mode: Mode
+    endpoint: str | None, namespace: str, component: str | None, mode: Mode
 ) -> tuple[str, str, str]:
     """Namespace, component and endpoint; what `--endpoint dyn://...` names wins."""
-    namespace = namespace or DEFAULT_NAMESPACE
     component = component or mode.default_component
     if endpoint is None:
         return namespace, component, DEFAULT_ENDPOINT

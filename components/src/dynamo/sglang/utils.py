@@ -28,9 +28,9 @@ SPELLING = Spelling(
     },
 )
 
-_SHOWN = "\nEvery other flag is SGLang's own; they are checked by SGLang (--engine-help lists them)."
+_SHOWN = "Every other flag is SGLang's own and is checked by SGLang; --engine-help lists them."
 _NOT_SHOWN = (
-    "\nEvery other flag is SGLang's own. They are not shown, as SGLang is not installed here:\n"
+    "Every other flag is SGLang's own. They are not shown, as SGLang is not installed here:\n"
     'pip install "ai-dynamo[sglang]"'
 )
 
@@ -45,10 +45,6 @@ class Config:
     options: Options
     server_args: Any
     words: list[str]
-
-    def log_level(self) -> str | None:
-        """What `--log-level` says."""
-        return self.options.log_level()
 
 
 def parse_sglang_args(words: Sequence[str] | None = None) -> Any:
@@ -65,15 +61,18 @@ def parse_sglang_args(words: Sequence[str] | None = None) -> Any:
 def parse_worker_args(words: Sequence[str] | None = None) -> Config:
     """The same, with the options that are not SGLang's."""
     words = list(sys.argv[1:] if words is None else words)
-    if "--engine-help" in words:
-        _engine_parser().parse_args(["--help"])
-    note = _SHOWN if absent.is_installed("sglang") else _NOT_SHOWN
-    read = options.parse(SPELLING, words, note=note)
-    parser = _engine_parser()
-    known = {option for action in parser._actions for option in action.option_strings}
+    is_there = absent.is_installed("sglang")
+    read = options.parse(
+        SPELLING,
+        words,
+        engine=_engine_parser if is_there else None,
+        note=_SHOWN if is_there else _NOT_SHOWN,
+    )
+    server_args = _server_args()
+    known = set(_engine_parser()._option_string_actions)
     engine = [*_of_worker(read, known), *read.engine]
-    given = parser.parse_args(engine)
-    return Config(read, _server_args().from_cli_args(given), engine)
+    assert read.read_engine is not None
+    return Config(read, server_args.from_cli_args(read.read_engine(engine)), engine)
 
 
 def _server_args() -> Any:
@@ -108,9 +107,8 @@ def _of_worker(read: Options, known: set[str]) -> list[str]:
         words += ["--disaggregation-mode", read.mode.value]
     if wants_events(read) and unsaid("kv-events-config") and "--kv-events-config" in known:
         words += ["--kv-events-config", json.dumps(_events_config(read))]
-    level = read.log_level()
-    if level is not None and unsaid("log-level"):
-        words += ["--log-level", level.split(",")[0]]
+    if unsaid("log-level"):
+        words += ["--log-level", read.log_level.split(",")[0]]
     return words
 
 

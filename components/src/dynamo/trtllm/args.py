@@ -6,6 +6,7 @@ TensorRT-LLM has no parser of its own but a checked set of arguments, `LlmArgs`,
 anything is loaded, the values by it.
 """
 
+import argparse
 import difflib
 import json
 import sys
@@ -36,13 +37,12 @@ _ALIASES = {
 #: Events that TensorRT-LLM keeps until they are asked for, which is every few milliseconds.
 _EVENT_BUFFER = 1_024
 
-_SHOWN = """
-Every other flag is an argument of TensorRT-LLM's LLM: --max-batch-size 64, or within a group
---kv-cache-config.free-gpu-memory-fraction 0.8. They are checked by TensorRT-LLM."""
-_NOT_SHOWN = (
-    _SHOWN + '\nTensorRT-LLM is not installed here, and its flags cannot be listed:\n'
-    'pip install "ai-dynamo[trtllm]"'
-)
+_SHOWN = """Every other flag is an argument of TensorRT-LLM's LLM: --max-batch-size 64, or within a group
+--kv-cache-config.free-gpu-memory-fraction 0.8. They are checked by TensorRT-LLM; --engine-help lists
+them."""
+_NOT_SHOWN = """Every other flag is an argument of TensorRT-LLM's LLM. They are not shown, as TensorRT-LLM is not
+installed here:
+pip install "ai-dynamo[trtllm]\""""
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,6 @@ class Config:
     arguments: dict[str, Any]
     words: list[str]
 
-    def log_level(self) -> str | None:
-        """What `--log-level` says."""
-        return self.options.log_level()
-
 
 def parse_trtllm_args(words: Sequence[str] | None = None) -> Config:
     """Reads a command line, by default this process's.
@@ -66,10 +62,33 @@ def parse_trtllm_args(words: Sequence[str] | None = None) -> Config:
         EngineMissing: TensorRT-LLM is not installed.
     """
     words = list(sys.argv[1:] if words is None else words)
-    note = _SHOWN if absent.is_installed("tensorrt_llm") else _NOT_SHOWN
-    read = options.parse(SPELLING, words, note=note)
-    fields = absent.require("tensorrt_llm.llmapi.llm_args", "trtllm").TorchLlmArgs.model_fields
-    return Config(read, of_worker(read, arguments_of(read.engine, fields)), read.engine)
+    is_there = absent.is_installed("tensorrt_llm")
+    read = options.parse(
+        SPELLING,
+        words,
+        engine=_engine_parser if is_there else None,
+        note=_SHOWN if is_there else _NOT_SHOWN,
+    )
+    return Config(read, of_worker(read, arguments_of(read.engine, _fields())), read.engine)
+
+
+def _fields() -> Mapping[str, Any]:
+    args = absent.require("tensorrt_llm.llmapi.llm_args", "trtllm").TorchLlmArgs
+    fields: Mapping[str, Any] = args.model_fields
+    return fields
+
+
+def _engine_parser() -> argparse.ArgumentParser:
+    """A parser that knows the names; values are read by `arguments_of` and checked by `LlmArgs`."""
+    made = argparse.ArgumentParser(prog="python3 -m dynamo.trtllm", allow_abbrev=False)
+    for name, field in _fields().items():
+        text = (getattr(field, "description", None) or "").replace("%", "%%")
+        made.add_argument(f"--{name.replace('_', '-')}", metavar="VALUE", nargs="?", help=text)
+    for name, meant in _ALIASES.items():
+        text = f"the same as --{meant.replace('_', '-')}"
+        made.add_argument(f"--{name.replace('_', '-')}", metavar="VALUE", help=text)
+    made.add_argument("--override-engine-args", metavar="JSON", help="arguments that win over others")
+    return made
 
 
 def arguments_of(words: Sequence[str], known: Mapping[str, Any]) -> dict[str, Any]:
@@ -94,9 +113,6 @@ def arguments_of(words: Sequence[str], known: Mapping[str, Any]) -> dict[str, An
             continue
         name = _ALIASES.get(name, name)
         top = name.partition(".")[0]
-        if top not in known and top.removeprefix("no_") in known and not has_value:
-            set_at(arguments, top.removeprefix("no_"), False)
-            continue
         if top not in known:
             near = difflib.get_close_matches(top, known, n=1)
             hint = f"; do you mean --{near[0].replace('_', '-')}?" if near else ""

@@ -1,5 +1,7 @@
 """The command line of a vLLM worker: what all workers take, and every flag of vLLM's own."""
 
+import argparse
+import importlib.util
 import json
 import sys
 from collections.abc import Sequence
@@ -24,9 +26,9 @@ SPELLING = Spelling(
     },
 )
 
-_SHOWN = "\nEvery other flag is vLLM's own; `--help=all` lists them. They are checked by vLLM."
+_SHOWN = "Every other flag is vLLM's own and is checked by vLLM; --engine-help lists them."
 _NOT_SHOWN = (
-    "\nEvery other flag is vLLM's own. They are not shown, as vLLM is not installed here:\n"
+    "Every other flag is vLLM's own. They are not shown, as vLLM is not installed here:\n"
     'pip install "ai-dynamo[vllm]"'
 )
 
@@ -42,10 +44,6 @@ class Config:
     engine_args: Any
     words: list[str]
 
-    def log_level(self) -> str | None:
-        """What `--log-level` says."""
-        return self.options.log_level()
-
 
 def parse_vllm_args(words: Sequence[str] | None = None) -> Config:
     """Reads a command line, by default this process's.
@@ -56,28 +54,29 @@ def parse_vllm_args(words: Sequence[str] | None = None) -> Config:
         EngineMissing: vLLM is not installed.
     """
     words = list(sys.argv[1:] if words is None else words)
-    note = _SHOWN if absent.is_installed("vllm") else _NOT_SHOWN
-    engine_help = [word for word in words if word.startswith("--help=")]
-    if engine_help:
-        _engine_parser().parse_args(engine_help)
-    read = options.parse(SPELLING, words, note=note)
-    parser = _engine_parser()
+    is_there = absent.is_installed("vllm")
+    read = options.parse(
+        SPELLING,
+        words,
+        engine=_engine_parser if is_there else None,
+        note=_SHOWN if is_there else _NOT_SHOWN,
+    )
+    arg_utils = absent.require("vllm.engine.arg_utils", "vllm")
     engine = [*_of_worker(read), *read.engine]
-    given = parser.parse_args(engine)
-    args = absent.require("vllm.engine.arg_utils", "vllm").AsyncEngineArgs.from_cli_args(given)
+    assert read.read_engine is not None
+    args = arg_utils.AsyncEngineArgs.from_cli_args(read.read_engine(engine))
     return Config(read, args, engine)
 
 
-def _engine_parser() -> Any:
+def _engine_parser() -> argparse.ArgumentParser:
     arg_utils = absent.require("vllm.engine.arg_utils", "vllm")
     parsers = absent.require(_parser_module(), "vllm")
-    parser = parsers.FlexibleArgumentParser(prog="python3 -m dynamo.vllm")
-    return arg_utils.AsyncEngineArgs.add_cli_args(parser)
+    made = parsers.FlexibleArgumentParser(prog="python3 -m dynamo.vllm")
+    parser: argparse.ArgumentParser = arg_utils.AsyncEngineArgs.add_cli_args(made)
+    return parser
 
 
 def _parser_module() -> str:
-    import importlib.util
-
     newer = "vllm.utils.argparse_utils"
     return newer if importlib.util.find_spec(newer) else "vllm.utils"
 

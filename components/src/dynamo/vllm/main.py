@@ -23,7 +23,7 @@ async def worker(runtime: DistributedRuntime, config: Config) -> None:
 
 def main() -> None:
     """Runs a worker with this process's arguments, and ends the process."""
-    launch.end(launch.run("vllm", parse_vllm_args, _start, Config.log_level))
+    launch.end(launch.run("vllm", parse_vllm_args, _start))
 
 
 async def _start(config: Config) -> None:
