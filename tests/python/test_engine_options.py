@@ -154,7 +154,7 @@ def test_the_environment_says_what_the_command_line_does_not():
         (["--model", "M", "--endpoint", "a.b.c.d"], "dyn://NAMESPACE"),
         (["--model", "M", "--health-check-payload", "{}"], "token_ids"),
         (["--model", "M", "--health-check-payload", "@/nowhere"], "nowhere"),
-        (["--model", "M", "--extra-engine-args", "/nowhere"], "nowhere"),
+        (["--model", "M", "--extra-engine-args", "/nowhere.json"], "nowhere"),
     ],
 )
 def test_command_lines_that_make_no_sense(words, says):
@@ -164,7 +164,9 @@ def test_command_lines_that_make_no_sense(words, says):
 
 def test_a_file_has_more_of_the_engines_flags(tmp_path):
     path = tmp_path / "args.json"
-    path.write_text('{"max_num_seqs": 8, "enforce_eager": true, "x": null, "kv_transfer_config": {"a": 1}}')
+    path.write_text(
+        '{"max_num_seqs": 8, "enforce_eager": true, "x": null, "kv_transfer_config": {"a": 1}}'
+    )
     read = parse("--model", "M", "--extra-engine-args", str(path), "--max-num-seqs", "9")
     assert read.engine == [
         *("--max-num-seqs", "8", "--enforce-eager", "--kv-transfer-config", '{"a": 1}'),
@@ -192,7 +194,11 @@ def test_arguments_of_trtllm():
     words = [
         *("--max-batch-size", "8", "--kv-cache-config", '{"tokens_per_block": 16, "a": {"b": 1}}'),
         *("--kv-cache-config.a.c", "2", "--free-gpu-memory-fraction", "0.8", "--backend=pytorch"),
-        *("--enable-attention-dp=true", "--override-engine-args", '{"kv_cache_config": {"a": {"b": 3}}}'),
+        *(
+            "--enable-attention-dp=true",
+            "--override-engine-args",
+            '{"kv_cache_config": {"a": {"b": 3}}}',
+        ),
     ]
     assert arguments_of(words, KNOWN) == {
         "max_batch_size": 8,

@@ -455,7 +455,11 @@ def stored(hashes, tokens, parent=None, **more):
         }
         for block, ids in zip(hashes, tokens, strict=True)
     ]
-    return {"event_id": 1, "data": {"type": "stored", "parent_hash": parent, "blocks": blocks}, **more}
+    return {
+        "event_id": 1,
+        "data": {"type": "stored", "parent_hash": parent, "blocks": blocks},
+        **more,
+    }
 
 
 def test_events_of_trtllm():

@@ -240,7 +240,9 @@ def test_sglang_hands_over_by_a_room(fakes):
     from dynamo.sglang import SglangEngine, parse_sglang_args
 
     def args(mode):
-        return parse_sglang_args(["--model-path", "M", "--disaggregation-mode", mode, "--tp-size", "2"])
+        return parse_sglang_args(
+            ["--model-path", "M", "--disaggregation-mode", mode, "--tp-size", "2"]
+        )
 
     async def both():
         prefill = SglangEngine(args("prefill"), Mode.PREFILL)

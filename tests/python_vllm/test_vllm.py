@@ -6,7 +6,8 @@ import signal
 
 import openai
 import pytest
-from conftest import MODEL, WORKER, is_running, until
+from conftest import WORKER
+from fleet import MODEL, is_running, until
 
 
 def complete(client, prompt, **more):
@@ -18,9 +19,7 @@ def complete(client, prompt, **more):
 
 
 def stream(client, prompt, request_id, **more):
-    return complete(
-        client, prompt, stream=True, extra_headers={"x-request-id": request_id}, **more
-    )
+    return complete(client, prompt, stream=True, extra_headers={"x-request-id": request_id}, **more)
 
 
 def tokens(seed, count):
@@ -55,9 +54,13 @@ def test_sampling_is_the_clients(fleet, client):
     fleet.ready(1)
 
     def ask(seed):
-        return client.completions.create(
-            model=MODEL, prompt="x", max_tokens=16, temperature=1.0, seed=seed
-        ).choices[0].text
+        return (
+            client.completions.create(
+                model=MODEL, prompt="x", max_tokens=16, temperature=1.0, seed=seed
+            )
+            .choices[0]
+            .text
+        )
 
     assert ask(1) == ask(1)
     assert ask(1) != ask(2)

@@ -122,7 +122,9 @@ class Adapters:
     def _no_room(self) -> str:
         limit = self._engine.adapters_limit()
         if limit == 0:
-            return f"this worker takes no adapters; start it with --enable-lora ({self._engine.name})"
+            return (
+                f"this worker takes no adapters; start it with --enable-lora ({self._engine.name})"
+            )
         return f"this worker holds {limit} adapters and takes no more; unload one, or raise --max-loras"
 
 

@@ -148,3 +148,4 @@ class Engine(ABC):
 
     async def drained(self) -> None:
         """Resolves when nothing runs that no request waits for, such as a transfer of KV state."""
+        return

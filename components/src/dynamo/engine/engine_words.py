@@ -1,4 +1,4 @@
-"""Words for an engine's own parser: from files, and from flags that mean the same everywhere. Pure.
+"""Words for an engine's own parser: from files, and from flags that mean the same everywhere.
 
 Nothing is set behind its back: what is made here stands on the engine's command line, which a
 worker logs when it starts.
@@ -6,7 +6,10 @@ worker logs when it starts.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+from dynamo.runtime.arguments import config_file, document
 
 
 def of_mapping(values: Mapping[str, Any]) -> list[str]:
@@ -29,37 +32,23 @@ def of_mapping(values: Mapping[str, Any]) -> list[str]:
     return words
 
 
-def of_text(text: str) -> Mapping[str, Any]:
-    """The mapping that a file of engine arguments holds, JSON or YAML.
+def of_file(path: Path) -> list[str]:
+    """The words of a file of engine arguments: JSON, YAML or TOML, by its name.
 
     Raises:
-        ValueError: it holds something else.
+        FileTrouble: it cannot be read as that.
     """
-    try:
-        values = json.loads(text)
-    except ValueError:
-        values = _yaml(text)
-    if not isinstance(values, Mapping):
-        raise ValueError("it needs to hold a mapping of the engine's arguments: {key: value}")
-    return values
-
-
-def _yaml(text: str) -> Any:
-    try:
-        import yaml
-    except ImportError as error:
-        raise ValueError("it is no JSON, and reading YAML needs the package pyyaml") from error
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"it is neither JSON nor YAML: {error}") from error
+    values = document.plain(config_file.read(path))
+    return of_mapping(values) if isinstance(values, Mapping) else []
 
 
 def given(words: Sequence[str], *names: str) -> bool:
     """Whether one of these flags (without dashes) is among the words, `_` and `-` being the same."""
     wanted = {name.replace("_", "-") for name in names}
     flags = (word[2:] for word in words if word.startswith("--"))
-    return any(flag.partition("=")[0].partition(".")[0].replace("_", "-") in wanted for flag in flags)
+    return any(
+        flag.partition("=")[0].partition(".")[0].replace("_", "-") in wanted for flag in flags
+    )
 
 
 def number(words: Sequence[str], otherwise: int, *names: str) -> int:

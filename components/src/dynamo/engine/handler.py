@@ -1,6 +1,7 @@
 """One request at an engine: read, generate, and abort when nobody waits any more."""
 
 import asyncio
+import functools
 import itertools
 import logging
 from collections.abc import AsyncIterator
@@ -23,7 +24,9 @@ class Handler:
         #: Aborts under way; kept so that none is collected before its end.
         self._aborts: set[asyncio.Future[None]] = set()
 
-    async def generate(self, request: dict[str, Any], context: Any) -> AsyncIterator[dict[str, Any]]:
+    async def generate(
+        self, request: dict[str, Any], context: Any
+    ) -> AsyncIterator[dict[str, Any]]:
         """The handler of the `generate` endpoint.
 
         An id is made for each call: attempts at a request and its choices share the client's.
@@ -34,7 +37,7 @@ class Handler:
         except (TypeError, ValueError) as error:
             raise InvalidArgument(str(error)) from error
         unwanted = context.async_killed_or_stopped()
-        unwanted.add_done_callback(lambda it: it.cancelled() or self._abort(request_id))
+        unwanted.add_done_callback(functools.partial(self._unwanted, request_id))
         ended = False
         try:
             async for item in self._engine.generate(asked):
@@ -45,7 +48,9 @@ class Handler:
             raise EngineShutdown(f"{self._engine.name} has died: {error}") from error
         except self._engine.full as error:
             ended = True
-            raise WorkerUnavailable(f"{self._engine.name} takes no more requests: {error}") from error
+            raise WorkerUnavailable(
+                f"{self._engine.name} takes no more requests: {error}"
+            ) from error
         except self._engine.refusals as error:
             ended = True
             raise InvalidArgument(f"{self._engine.name}: {error}") from error
@@ -54,6 +59,10 @@ class Handler:
             if not ended:
                 # Cancelled in the middle, or failed: the engine may not know.
                 self._abort(request_id)
+
+    def _unwanted(self, request_id: str, told: "asyncio.Future[bool]") -> None:
+        if not told.cancelled():
+            self._abort(request_id)
 
     def _abort(self, request_id: str) -> None:
         logger.debug("abort %s", request_id)

@@ -77,7 +77,9 @@ class News:
     async def open_load(self) -> bool:
         """Begins to tell the engine's load. Whether this build can."""
         if not capability.has("WorkerMetricsPublisher"):
-            logger.info("this build of dynamo._core tells requests in flight as load, not KV blocks")
+            logger.info(
+                "this build of dynamo._core tells requests in flight as load, not KV blocks"
+            )
             return False
         publisher = _core.WorkerMetricsPublisher()
         await publisher.create_endpoint(self._endpoint)

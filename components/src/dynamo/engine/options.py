@@ -15,6 +15,7 @@ from typing import Any
 from dynamo.engine import engine_words
 from dynamo.engine.modes import Mode
 from dynamo.runtime.arguments import DynamoFlexibleArgumentParser, Parsed
+from dynamo.runtime.arguments.config_file import FileTrouble
 
 #: What stands before an endpoint's path.
 _SCHEME = "dyn://"
@@ -135,7 +136,13 @@ def parser(
         environment=environment,
     )
     add = made.add_argument
-    add("--model-path", "--model", metavar="MODEL", env="DYN_MODEL_PATH", help="folder or Hugging Face id")
+    add(
+        "--model-path",
+        "--model",
+        metavar="MODEL",
+        env="DYN_MODEL_PATH",
+        help="folder or Hugging Face id",
+    )
     add(
         "--model-name",
         "--served-model-name",
@@ -143,7 +150,11 @@ def parser(
         env="DYN_MODEL_NAME",
         help="name that clients ask for; made of the path if not given",
     )
-    add("--component", env="DYN_COMPONENT", help="kind of worker: backend, or prefill for prefill workers")
+    add(
+        "--component",
+        env="DYN_COMPONENT",
+        help="kind of worker: backend, or prefill for prefill workers",
+    )
     add(
         "--endpoint",
         env="DYN_ENDPOINT",
@@ -155,7 +166,9 @@ def parser(
         env=f"DYN_{spelling.name.upper()}_DISAGGREGATION_MODE",
         help="what the worker does of a request",
     )
-    add("--is-prefill-worker", action="store_true", help="the same as --disaggregation-mode prefill")
+    add(
+        "--is-prefill-worker", action="store_true", help="the same as --disaggregation-mode prefill"
+    )
     add("--is-decode-worker", action="store_true", help="the same as --disaggregation-mode decode")
     add(
         "--kv-events",
@@ -176,7 +189,11 @@ def parser(
         env="DYN_HEALTH_CHECK_PAYLOAD",
         help="request that shows whether the engine works",
     )
-    add("--extra-engine-args", metavar="FILE", help="JSON or YAML file with more of the engine's flags")
+    add(
+        "--extra-engine-args",
+        metavar="FILE",
+        help="JSON or YAML file with more of the engine's flags",
+    )
     for flag, text in PASSED_ON.items():
         name = f"DYN_{flag.replace('-', '_').upper()}"
         add(f"--{flag}", metavar="VALUE", env=name, help=f"{text} ({spelling.shown(flag)})")
@@ -233,8 +250,8 @@ def _of_file(path: str | None) -> list[str]:
     if path is None:
         return []
     try:
-        return engine_words.of_mapping(engine_words.of_text(Path(path).read_text()))
-    except (OSError, ValueError) as error:
+        return engine_words.of_file(Path(path))
+    except (OSError, FileTrouble) as error:
         raise WrongUsage(f"--extra-engine-args {path}: {error}") from error
 
 
@@ -285,7 +302,9 @@ def _place(
         return namespace, component, DEFAULT_ENDPOINT
     parts = endpoint.removeprefix(_SCHEME).split(".")
     if not all(parts) or len(parts) > 3:
-        raise WrongUsage(f"--endpoint {endpoint} is no endpoint; write dyn://NAMESPACE.COMPONENT.NAME")
+        raise WrongUsage(
+            f"--endpoint {endpoint} is no endpoint; write dyn://NAMESPACE.COMPONENT.NAME"
+        )
     if len(parts) == 3:
         return parts[0], parts[1], parts[2]
     if len(parts) == 2:

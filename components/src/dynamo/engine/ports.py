@@ -32,4 +32,4 @@ def free_ports(count: int) -> int:
 def _bind(held: contextlib.ExitStack, port: int) -> int:
     listener = held.enter_context(socket.socket())
     listener.bind(("", port))
-    return listener.getsockname()[1]
+    return int(listener.getsockname()[1])

@@ -91,7 +91,9 @@ def runtime_config(limits: Limits) -> ModelRuntimeConfig:
     if limits.bootstrap is not None:
         host, port = limits.bootstrap
         if not hasattr(config, "set_disaggregated_endpoint"):
-            raise NotBuilt("this build of dynamo._core announces no bootstrap address of prefill workers")
+            raise NotBuilt(
+                "this build of dynamo._core announces no bootstrap address of prefill workers"
+            )
         config.set_disaggregated_endpoint(host, port)
     return config
 
@@ -129,9 +131,10 @@ async def _register(endpoint: Any, options: Options, limits: Limits) -> None:
 def _serve_requests(endpoint: Any, engine: Engine, options: Options) -> "asyncio.Future[None]":
     payload = options.health_check_payload or engine.health_check_payload()
     handler = Handler(engine)
-    return asyncio.ensure_future(
+    serving: asyncio.Future[None] = asyncio.ensure_future(
         endpoint.serve_endpoint(handler.generate, health_check_payload=payload)
     )
+    return serving
 
 
 def _serve_adapters(
@@ -139,7 +142,9 @@ def _serve_adapters(
 ) -> "list[asyncio.Future[None]]":
     async def announce(adapter: Adapter) -> None:
         if not capability.takes(_core.register_model, "lora_name"):
-            raise NotBuilt("this build of dynamo._core announces no adapters (register_model, lora_name)")
+            raise NotBuilt(
+                "this build of dynamo._core announces no adapters (register_model, lora_name)"
+            )
         await _core.register_model(
             ModelInput.Tokens,
             ModelType.Chat | ModelType.Completions,
@@ -169,8 +174,8 @@ def _serve_adapters(
 
 async def _until_over(serving: "list[asyncio.Future[None]]", engine: Engine) -> None:
     """Until everything is served no more, or the engine has died."""
-    watching = asyncio.ensure_future(_watch(engine))
-    over = asyncio.gather(*serving)
+    watching: asyncio.Future[Any] = asyncio.ensure_future(_watch(engine))
+    over: asyncio.Future[Any] = asyncio.gather(*serving)
     try:
         await asyncio.wait({over, watching}, return_when=asyncio.FIRST_COMPLETED)
         if over.done():

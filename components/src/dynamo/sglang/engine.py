@@ -172,7 +172,9 @@ class SglangEngine(Engine):
             more["external_trace_header"] = dict(request.trace_headers)
         if request.cache_salt is not None:
             if "cache_salt" not in self._takes:
-                raise ValueError("this version of sglang keeps no caches apart; leave cache_salt out")
+                raise ValueError(
+                    "this version of sglang keeps no caches apart; leave cache_salt out"
+                )
             more["cache_salt"] = request.cache_salt
         return more
 
@@ -185,7 +187,7 @@ class SglangEngine(Engine):
         """Whether one of its processes has died, where this version watches them."""
         manager = getattr(self._engine, "tokenizer_manager", None)
         watchdog = getattr(manager, "_subprocess_watchdog", None)
-        for process in getattr(watchdog, "processes", None) or getattr(watchdog, "_processes", ()):
+        for process in getattr(watchdog, "_processes", None) or ():
             if process.exitcode is not None:
                 return f"{process.name} ended with {process.exitcode}"
         return None

@@ -12,6 +12,8 @@
             )
             async for result in stream:
                 yield result
+
+`DecodeHandler(parse_sglang_args()).generate` is then what an endpoint serves.
 """
 
 import functools
@@ -39,9 +41,9 @@ class DisaggPreprocessedRequest:
     bootstrap_room: int | None = None
 
     @classmethod
-    def of(cls, request: "Mapping[str, Any] | DisaggPreprocessedRequest") -> "DisaggPreprocessedRequest":
-        """Of a dictionary with these keys, as clients send it."""
-        if isinstance(request, cls):
+    def of(cls, request: Any) -> "DisaggPreprocessedRequest":
+        """Of a dictionary with these keys, as clients send it; one that is such a request stays."""
+        if isinstance(request, DisaggPreprocessedRequest):
             return request
         asked = request.get("request", request)
         return cls(

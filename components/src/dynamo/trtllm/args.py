@@ -87,7 +87,9 @@ def _engine_parser() -> argparse.ArgumentParser:
     for name, meant in _ALIASES.items():
         text = f"the same as --{meant.replace('_', '-')}"
         made.add_argument(f"--{name.replace('_', '-')}", metavar="VALUE", help=text)
-    made.add_argument("--override-engine-args", metavar="JSON", help="arguments that win over others")
+    made.add_argument(
+        "--override-engine-args", metavar="JSON", help="arguments that win over others"
+    )
     return made
 
 

@@ -97,7 +97,10 @@ def disaggregated(request: Request, mode: Mode) -> dict[str, Any] | None:
             "the request came to a decode worker without a prefill worker; start one, "
             "or start this worker without --disaggregation-mode"
         )
-    return {**{name: _unpack(value) for name, value in handed.items()}, "request_type": "generation_only"}
+    return {
+        **{name: _unpack(value) for name, value in handed.items()},
+        "request_type": "generation_only",
+    }
 
 
 def handed_over(params: Any) -> dict[str, Any] | None:

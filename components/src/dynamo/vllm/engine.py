@@ -134,7 +134,7 @@ class VllmEngine(Engine):
         return vllm.SamplingParams(output_kind=vllm.RequestOutputKind.DELTA, **params)
 
     def _has_ranks(self) -> bool:
-        return self._config.parallel_config.data_parallel_size > 1
+        return bool(self._config.parallel_config.data_parallel_size > 1)
 
     async def abort(self, request_id: str) -> None:
         """Frees the sequence before the next step."""
