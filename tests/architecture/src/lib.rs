@@ -9,7 +9,12 @@ pub const LAYERS: &[&[&str]] = &[
     // Real processes and servers for tests: knows the binary and no crate.
     &["dynamo-testkit"],
     // Mechanism and pure domain.
-    &["dynamo-runtime", "dynamo-gguf", "dynamo-kv-router"],
+    &[
+        "dynamo-runtime",
+        "dynamo-gguf",
+        "dynamo-graph",
+        "dynamo-kv-router",
+    ],
     // Mechanism over mechanism: what other systems' engines publish, planes with a broker.
     &["dynamo-engine-events", "dynamo-nats"],
     // Workers' news, and whom to ask.
