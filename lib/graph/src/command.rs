@@ -20,6 +20,9 @@ pub enum Word {
     LeaderAddress,
     /// A file that lies beside the graph file: the target says where it is.
     File(String),
+    /// The port of a frontend's first replica, where replicas share a machine: each further one
+    /// listens one higher.
+    HttpPort(u16),
 }
 
 /// Which of a replica's processes a command starts.
@@ -33,9 +36,17 @@ pub enum Node {
     Follower,
 }
 
-/// The command of a process. Replicas on one machine listen on ports that differ by
-/// `port_offset`; that is 0 where each has an address of its own.
-pub fn command(component: &Component, node: Node, port_offset: u16) -> Vec<Word> {
+/// Whether replicas have addresses of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hosts {
+    /// As pods have.
+    Own,
+    /// They may run on one machine, where no two can listen on one port.
+    Shared,
+}
+
+/// The command of a process.
+pub fn command(component: &Component, node: Node, hosts: Hosts) -> Vec<Word> {
     let mut words: Vec<Word> = component.cmd.iter().cloned().map(Word::Text).collect();
     let mut say = |text: String| words.push(Word::Text(text));
     match (&component.input, node) {
@@ -48,12 +59,15 @@ pub fn command(component: &Component, node: Node, port_offset: u16) -> Vec<Word>
     if let Some(output) = &component.output {
         say(format!("out={output}"));
     }
+    let shares_port = shares_port(component, hosts);
     for parameter in &component.parameters {
         let name = parameter.name.replace('_', "-");
-        let moved = moved_port(component, &parameter.name, &parameter.value, port_offset);
-        match moved.as_ref().unwrap_or(&parameter.value) {
+        match &parameter.value {
             ParameterValue::Switch(true) => words.push(Word::Text(format!("--{name}"))),
             ParameterValue::Switch(false) => words.push(Word::Text(format!("--no-{name}"))),
+            ParameterValue::Text(_) if shares_port && PORTS.contains(&parameter.name.as_str()) => {
+                push_flag(&mut words, &name, Word::HttpPort(http_port(component)));
+            }
             ParameterValue::Text(text) | ParameterValue::Json(text) => {
                 push_flag(&mut words, &name, value(component, text));
             }
@@ -64,9 +78,12 @@ pub fn command(component: &Component, node: Node, port_offset: u16) -> Vec<Word>
             }
         }
     }
-    if port_offset > 0 && component.role.is_frontend() && named_port(component).is_none() {
-        let port = http_port(component).saturating_add(port_offset);
-        push_flag(&mut words, "http-port", Word::Text(port.to_string()));
+    if shares_port && named_port(component).is_none() {
+        push_flag(
+            &mut words,
+            "http-port",
+            Word::HttpPort(http_port(component)),
+        );
     }
     push_nodes(&mut words, component, node);
     if component.verbosity > 0 {
@@ -104,22 +121,10 @@ pub(crate) fn named_port(component: &Component) -> Option<&str> {
     PORTS.iter().find_map(|name| component.parameter(name))
 }
 
-/// The value of a frontend's port for a replica that is not the first. Port 0 is a free one for
-/// everybody.
-fn moved_port(
-    component: &Component,
-    name: &str,
-    value: &ParameterValue,
-    offset: u16,
-) -> Option<ParameterValue> {
-    let ParameterValue::Text(text) = value else {
-        return None;
-    };
-    let is_port = offset > 0 && component.role.is_frontend() && PORTS.contains(&name);
-    let port: u16 = text.parse().ok().filter(|port| is_port && *port > 0)?;
-    Some(ParameterValue::Text(
-        port.saturating_add(offset).to_string(),
-    ))
+/// Whether replicas of a frontend would listen on one port. Port 0 is a free one for everybody.
+fn shares_port(component: &Component, hosts: Hosts) -> bool {
+    let is_several = hosts == Hosts::Shared && component.replicas > 1;
+    is_several && component.role.is_frontend() && http_port(component) > 0
 }
 
 fn push_flag(words: &mut Vec<Word>, name: &str, value: Word) {
@@ -153,15 +158,16 @@ mod tests {
 
     const EXAMPLE: &str = include_str!("../tests/data/my-graph-config.yaml");
 
-    fn lines(text: &str, node: Node, offset: u16) -> String {
+    fn lines(text: &str, node: Node, hosts: Hosts) -> String {
         let graph = parse("graph.yaml", text, &AnyFlags).unwrap();
         let lines = graph.components.iter().map(|component| {
-            let words = command(component, node, offset);
+            let words = command(component, node, hosts);
             let words = written(&words, |word| match word {
                 Word::Text(text) => text.clone(),
                 Word::NodeRank => "<rank>".to_owned(),
                 Word::LeaderAddress => "<leader>".to_owned(),
                 Word::File(file) => format!("<{file}>"),
+                Word::HttpPort(port) => format!("<{port} and up>"),
             });
             words.join(" ")
         });
@@ -170,14 +176,21 @@ mod tests {
 
     #[test]
     fn the_example_becomes_these_commands() {
-        insta::assert_snapshot!(lines(EXAMPLE, Node::Only, 0), @r"
+        insta::assert_snapshot!(lines(EXAMPLE, Node::Only, Hosts::Own), @r"
         dynamo serve in=http out=dyn --port 8080
         dynamo serve in=dyn://llama3-8b.backend.generate out=vllm --model-path meta-llama/Meta-Llama-3-8B-Instruct --tensor-parallel-size 2 --context-length 8192 --base-gpu-id 0 --extra-engine-args <vllm_config.json>
         dynamo serve in=dyn://qwen3-32b.backend.generate out=sglang --model-path /data/models/Qwen/Qwen3-32B --tensor-parallel-size 4 --router-mode kv
         dynamo serve in=batch:/data/prompts.jsonl out=mistralrs --model-path Qwen/Qwen3-4B -vv
         dynamo serve in=dyn://deepseek-70b.backend.generate out=trtllm --model-path deepseek-ai/DeepSeek-R1-Distill-Llama-70B --tensor-parallel-size 16 --extra-engine-args <trtllm_config.yaml>
         ");
-        insta::assert_snapshot!(lines(EXAMPLE, Node::Follower, 0).lines().last().unwrap(), @r#"dynamo serve in=none out=trtllm --model-path deepseek-ai/DeepSeek-R1-Distill-Llama-70B --tensor-parallel-size 16 --extra-engine-args <trtllm_config.yaml> --num-nodes 2 --node-rank <rank> --leader-addr <leader>"#);
+        let followers = lines(EXAMPLE, Node::Follower, Hosts::Shared);
+        insta::assert_snapshot!(followers, @r"
+        dynamo serve in=none out=dyn --port <8080 and up> --num-nodes 1 --node-rank <rank> --leader-addr <leader>
+        dynamo serve in=none out=vllm --model-path meta-llama/Meta-Llama-3-8B-Instruct --tensor-parallel-size 2 --context-length 8192 --base-gpu-id 0 --extra-engine-args <vllm_config.json> --num-nodes 1 --node-rank <rank> --leader-addr <leader>
+        dynamo serve in=none out=sglang --model-path /data/models/Qwen/Qwen3-32B --tensor-parallel-size 4 --router-mode kv --num-nodes 2 --node-rank <rank> --leader-addr <leader>
+        dynamo serve in=none out=mistralrs --model-path Qwen/Qwen3-4B --num-nodes 1 --node-rank <rank> --leader-addr <leader> -vv
+        dynamo serve in=none out=trtllm --model-path deepseek-ai/DeepSeek-R1-Distill-Llama-70B --tensor-parallel-size 16 --extra-engine-args <trtllm_config.yaml> --num-nodes 2 --node-rank <rank> --leader-addr <leader>
+        ");
     }
 
     #[test]
@@ -201,13 +214,20 @@ components:
   replicas: 2
 - name: p
   cmd: [dynamo, frontend]
+  replicas: 2
   parameters: {port: 9000}
+- name: free
+  cmd: [dynamo, frontend]
+  replicas: 2
+  parameters: {http_port: 0}
 ";
-        insta::assert_snapshot!(lines(text, Node::Only, 1), @r#"
+        insta::assert_snapshot!(lines(text, Node::Only, Hosts::Shared), @r#"
         python3 -m dynamo.vllm --enable-prefix-caching --no-disable-log-stats --custom-jinja-template <templates/chat.jinja> --served-model-name a --served-model-name b c --kv-transfer-config {"kv_connector":"Nixl","ranks":[0,1.5],"quoted":"1","on":true} --gpu-memory-utilization 0.90 --port 1
-        dynamo frontend --http-port 8001
-        dynamo frontend --port 9001
+        dynamo frontend --http-port <8000 and up>
+        dynamo frontend --port <9000 and up>
+        dynamo frontend --http-port 0
         "#);
-        insta::assert_snapshot!(lines(text, Node::Leader, 0).lines().next().unwrap(), @r#"python3 -m dynamo.vllm --enable-prefix-caching --no-disable-log-stats --custom-jinja-template <templates/chat.jinja> --served-model-name a --served-model-name b c --kv-transfer-config {"kv_connector":"Nixl","ranks":[0,1.5],"quoted":"1","on":true} --gpu-memory-utilization 0.90 --port 1 --num-nodes 1 --node-rank 0 --leader-addr <leader>"#);
+        let leader = lines(text, Node::Leader, Hosts::Own);
+        insta::assert_snapshot!(leader.lines().next().unwrap(), @r#"python3 -m dynamo.vllm --enable-prefix-caching --no-disable-log-stats --custom-jinja-template <templates/chat.jinja> --served-model-name a --served-model-name b c --kv-transfer-config {"kv_connector":"Nixl","ranks":[0,1.5],"quoted":"1","on":true} --gpu-memory-utilization 0.90 --port 1 --num-nodes 1 --node-rank 0 --leader-addr <leader>"#);
     }
 }

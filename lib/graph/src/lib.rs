@@ -12,6 +12,7 @@ mod read;
 mod rendered;
 mod schema;
 mod secret_text;
+pub mod slurm;
 pub mod yaml;
 
 pub use flags::{AnyFlags, KnownFlags};

@@ -4,7 +4,7 @@
 //! how processes find each other and listen, and the graph's variables. Nothing else is added,
 //! and Kubernetes' own variables for Services are turned off.
 
-use crate::command::{self, Node, Word};
+use crate::command::{self, Hosts, Node, Word};
 use crate::graph::{Component, Graph, Role};
 use crate::rendered::Carried;
 use crate::secret_text::{Piece, SecretText};
@@ -183,7 +183,7 @@ fn words(
     node: Node,
     leader: Option<&str>,
 ) -> Vec<String> {
-    let words = command::command(component, node, 0);
+    let words = command::command(component, node, Hosts::Own);
     command::written(&words, |word| match word {
         Word::Text(text) => escaped(text),
         Word::NodeRank => match context.multinode {
@@ -196,6 +196,7 @@ fn words(
         }
         Word::File(file) if context.carried.contains_key(file) => format!("{FILES_FOLDER}/{file}"),
         Word::File(file) => escaped(file),
+        Word::HttpPort(port) => port.to_string(),
     })
 }
 

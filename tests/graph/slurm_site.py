@@ -1,0 +1,151 @@
+"""A Slurm of one node for tests: its own munge, controller and node daemon, on ports and in a
+folder of its own. Nothing of it outlives `stop`; only processes that it started are stopped.
+"""
+
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import time
+
+PROGRAMS = ["slurmctld", "slurmd", "sbatch", "srun", "scancel", "squeue", "munged"]
+
+# Cores that the node claims: more than this machine may have, so that small graphs fit.
+CPUS = 8
+
+# Longest wait for anything: far above what it takes.
+PATIENCE = 60.0
+
+CONF = """
+ClusterName=test
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={controller}
+SlurmdPort={node}
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket
+CryptoType=crypto/munge
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core_Memory
+SchedulerType=sched/backfill
+SchedulerParameters=bf_interval=1,sched_min_interval=500000
+SlurmdParameters=config_overrides
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/slurmd.log
+MpiDefault=none
+KillWait=20
+InactiveLimit=0
+ReturnToService=2
+SwitchType=switch/none
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory=16000 State=UNKNOWN
+PartitionName=test Nodes={host} Default=YES MaxTime=INFINITE State=UP
+"""
+
+
+def missing():
+    """Programs that are not installed."""
+    return [program for program in PROGRAMS if not shutil.which(program, path=path())]
+
+
+def path():
+    """Where the programs are: daemons are not always on a user's PATH."""
+    return os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+
+
+def until(what, is_so):
+    """Looks again and again until it is so."""
+    deadline = time.monotonic() + PATIENCE
+    while not (found := is_so()):
+        assert time.monotonic() < deadline, f"gave up waiting until {what}"
+        time.sleep(0.05)
+    return found
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+class Slurm:
+    """The daemons, and commands that speak with them."""
+
+    def __init__(self, folder):
+        self.folder = pathlib.Path(folder)
+        self.daemons = []
+        self.environment = {
+            **os.environ,
+            "PATH": path(),
+            "SLURM_CONF": str(self.folder / "slurm.conf"),
+        }
+        try:
+            self._start()
+        except BaseException:
+            self.stop()
+            raise
+
+    def _start(self):
+        for name in ["state", "spool"]:
+            (self.folder / name).mkdir(parents=True)
+        # munged refuses folders that others may write to.
+        self.folder.chmod(0o755)
+        key = self.folder / "munge.key"
+        key.write_bytes(os.urandom(128))
+        key.chmod(0o600)
+        self._daemon(
+            ["munged", "--force", "--foreground"]
+            + [f"--{what}={self.folder}/munge.{what.split('-')[0]}" for what in ["key-file", "socket", "pid-file", "log-file", "seed-file"]]
+        )
+        until("munge listens", (self.folder / "munge.socket").exists)
+        host = socket.gethostname().split(".")[0]
+        conf = CONF.format(
+            host=host, folder=self.folder, cpus=CPUS, controller=free_port(), node=free_port()
+        )
+        (self.folder / "slurm.conf").write_text(conf)
+        self._daemon(["slurmctld", "-D", "-f", str(self.folder / "slurm.conf")])
+        self._daemon(["slurmd", "-D", "-N", host, "-f", str(self.folder / "slurm.conf")])
+        until("the node is idle", lambda: "idle" in self.run("sinfo", "-h", "-o", "%T", check=False))
+
+    def _daemon(self, command):
+        log = open(self.folder / f"{command[0]}.out", "wb")
+        # The kernel ends it with this process, however that ends.
+        command = ["setpriv", "--pdeathsig", "KILL", *command]
+        self.daemons.append(
+            subprocess.Popen(command, env=self.environment, stdout=log, stderr=subprocess.STDOUT)
+        )
+
+    def run(self, *command, cwd=None, check=True, env=None):
+        """What a command prints."""
+        ended = subprocess.run(
+            command,
+            env={**self.environment, **(env or {})},
+            cwd=cwd,
+            check=False,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            timeout=PATIENCE,
+        )
+        assert not check or ended.returncode == 0, f"{command}: {ended.stdout}{ended.stderr}"
+        return ended.stdout
+
+    def stop(self):
+        """Stops what was started, the node daemon first."""
+        for daemon in reversed(self.daemons):
+            daemon.send_signal(signal.SIGTERM)
+            try:
+                daemon.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                daemon.kill()
+                daemon.wait()
