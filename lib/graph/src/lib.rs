@@ -5,6 +5,7 @@ mod document;
 mod flags;
 mod graph;
 pub mod kubernetes;
+pub mod local;
 mod names;
 mod problem;
 mod quantity;
