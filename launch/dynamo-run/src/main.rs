@@ -11,6 +11,8 @@ mod bench;
 mod bench_routing;
 mod cli;
 mod console;
+mod deploy;
+mod deploy_flags;
 mod doctor;
 mod engine;
 mod forms;
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
             Ok(()) => ExitStatus::Success,
             Err(error) => fail(&error, ExitStatus::Failure),
         },
+        Ok(cli::Parsed::Become(child)) => return deploy::become_program(&child),
         Err(cli::UsageError::Clap(error)) => {
             // Help and version are errors to clap, and answers to the user.
             let status = match error.use_stderr() {

@@ -3,7 +3,9 @@
 use crate::cli::{CommandKind, Invocation};
 use crate::loader::Surroundings;
 use crate::output::complain;
-use crate::{bench, bench_routing, doctor, engine, metrics, mocker, planes, router, run, simulate};
+use crate::{
+    bench, bench_routing, deploy, doctor, engine, metrics, mocker, planes, router, run, simulate,
+};
 use anyhow::Context;
 use dynamo_config::Resolved;
 use dynamo_runtime::component::DistributedRuntime;
@@ -56,7 +58,11 @@ pub(crate) fn start(invocation: Invocation, surroundings: Surroundings) -> ExitS
 }
 
 async fn run(invocation: Invocation, surroundings: Surroundings) -> ExitStatus {
-    let Invocation { command, options } = invocation;
+    let Invocation {
+        command,
+        options,
+        verbosity,
+    } = invocation;
     let runtime_options: &RuntimeOptions = options.get();
     let environment = Environment::system();
     let mut telemetry_options =
@@ -68,6 +74,10 @@ async fn run(invocation: Invocation, surroundings: Surroundings) -> ExitStatus {
             CommandKind::Simulate => "off",
             _ => "warn",
         };
+        level.clone_into(&mut telemetry_options.log);
+    }
+    if verbosity > 0 && options.source("log_level").is_none_or(is_default) {
+        let level = if verbosity > 1 { "trace" } else { "debug" };
         level.clone_into(&mut telemetry_options.log);
     }
     let telemetry = match telemetry::init(&telemetry_options, &environment) {
@@ -133,6 +143,7 @@ impl Process {
             CommandKind::Mocker => mocker::mocker(self).await,
             CommandKind::Router => Box::pin(router::router(self)).await,
             CommandKind::Metrics => metrics::metrics(self).await,
+            CommandKind::Deploy(verb) => Box::pin(deploy::deploy(self, verb)).await,
             CommandKind::BenchServe => bench::serve(self).await,
             CommandKind::BenchIndex => bench_routing::index(&self).await,
             CommandKind::BenchRouter => bench_routing::router(&self).await,

@@ -15,8 +15,9 @@ pub const LAYERS: &[&[&str]] = &[
         "dynamo-graph",
         "dynamo-kv-router",
     ],
-    // Mechanism over mechanism: what other systems' engines publish, planes with a broker.
-    &["dynamo-engine-events", "dynamo-nats"],
+    // Mechanism over mechanism: what other systems' engines publish, planes with a broker, graphs
+    // as processes.
+    &["dynamo-engine-events", "dynamo-nats", "dynamo-deploy"],
     // Workers' news, and whom to ask.
     &["dynamo-routing"],
     // The model's side: pipeline and engines.
