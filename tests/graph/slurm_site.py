@@ -1,4 +1,4 @@
-"""A Slurm of one node for tests: its own munge, controller and node daemon, on ports and in a
+"""A Slurm for tests, of one node or several on this machine: its own munge, controller and node daemon, on ports and in a
 folder of its own. Nothing of it outlives `stop`; only processes that it started are stopped.
 """
 
@@ -18,11 +18,12 @@ CPUS = 8
 # Longest wait for anything: far above what it takes.
 PATIENCE = 60.0
 
+NODE = "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={cpus} RealMemory=16000\n"
+
 CONF = """
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={controller}
-SlurmdPort={node}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
@@ -36,11 +37,11 @@ SchedulerType=sched/backfill
 SchedulerParameters=bf_interval=1,sched_min_interval=500000
 SlurmdParameters=config_overrides
 StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool
+SlurmdSpoolDir={folder}/spool.%n
 SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd.pid
+SlurmdPidFile={folder}/slurmd.%n.pid
 SlurmctldLogFile={folder}/slurmctld.log
-SlurmdLogFile={folder}/slurmd.log
+SlurmdLogFile={folder}/slurmd.%n.log
 MpiDefault=none
 KillWait=20
 InactiveLimit=0
@@ -48,8 +49,7 @@ ReturnToService=2
 SwitchType=switch/none
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
-NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory=16000 State=UNKNOWN
-PartitionName=test Nodes={host} Default=YES MaxTime=INFINITE State=UP
+PartitionName=test Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 
 
@@ -81,7 +81,8 @@ def free_port():
 class Slurm:
     """The daemons, and commands that speak with them."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, nodes=1):
+        self.nodes = [f"node{number}" for number in range(1, nodes + 1)]
         self.folder = pathlib.Path(folder)
         self.daemons = []
         self.environment = {
@@ -96,8 +97,7 @@ class Slurm:
             raise
 
     def _start(self):
-        for name in ["state", "spool"]:
-            (self.folder / name).mkdir(parents=True)
+        (self.folder / "state").mkdir(parents=True)
         # munged refuses folders that others may write to.
         self.folder.chmod(0o755)
         key = self.folder / "munge.key"
@@ -109,16 +109,22 @@ class Slurm:
         )
         until("munge listens", (self.folder / "munge.socket").exists)
         host = socket.gethostname().split(".")[0]
-        conf = CONF.format(
-            host=host, folder=self.folder, cpus=CPUS, controller=free_port(), node=free_port()
-        )
+        conf = CONF.format(host=host, folder=self.folder, controller=free_port())
+        for name in self.nodes:
+            conf += NODE.format(name=name, host=host, port=free_port(), cpus=CPUS)
         (self.folder / "slurm.conf").write_text(conf)
         self._daemon(["slurmctld", "-D", "-f", str(self.folder / "slurm.conf")])
-        self._daemon(["slurmd", "-D", "-N", host, "-f", str(self.folder / "slurm.conf")])
-        until("the node is idle", lambda: "idle" in self.run("sinfo", "-h", "-o", "%T", check=False))
+        for name in self.nodes:
+            (self.folder / f"spool.{name}").mkdir()
+            self._daemon(["slurmd", "-D", "-N", name, "-f", str(self.folder / "slurm.conf")])
+        until("the nodes are idle", self._are_idle)
+
+    def _are_idle(self):
+        states = self.run("sinfo", "-h", "-N", "-o", "%T", check=False).split()
+        return states == ["idle"] * len(self.nodes)
 
     def _daemon(self, command):
-        log = open(self.folder / f"{command[0]}.out", "wb")
+        log = open(self.folder / f"{command[0]}.{len(self.daemons)}.out", "wb")
         # The kernel ends it with this process, however that ends.
         command = ["setpriv", "--pdeathsig", "KILL", *command]
         self.daemons.append(

@@ -245,10 +245,22 @@ pub(crate) fn schema(command: &str) -> Schema {
         .with::<HubOptions>()
         .with::<RuntimeOptions>(),
     };
+    // What a graph's processes are told by the environment passes through.
+    let schema = match command.starts_with("deploy") {
+        true => COMPONENTS.iter().fold(schema, |known, command| {
+            let theirs = self::schema(command);
+            let names: Vec<String> = theirs.env_names().into_iter().map(str::to_owned).collect();
+            known.with_foreign_env(names)
+        }),
+        false => schema,
+    };
     // Who can be told where the others are, can be told how to speak with them.
     let schema = schema.with::<TcpTlsOptions>().with::<NatsOptions>();
     schema.with_foreign_env(FOREIGN_ENV.iter().copied())
 }
+
+/// Commands that components of a graph are made of.
+const COMPONENTS: &[&str] = &["run", "frontend", "mocker", "router", "metrics-component"];
 
 /// Variables that start with `DYN_` and belong to something else than a command's options.
 const FOREIGN_ENV: &[&str] = &["DYN_CONFIG"];

@@ -14,14 +14,15 @@ pub trait Output {
 pub struct Screen<'a> {
     output: &'a dyn Output,
     is_terminal: bool,
-    /// Lines of the table that stand there.
-    drawn: usize,
+    width: usize,
+    /// The table that stands there.
+    drawn: Vec<String>,
 }
 
 impl std::fmt::Debug for Screen<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Screen")
-            .field("drawn", &self.drawn)
+            .field("drawn", &self.drawn.len())
             .finish_non_exhaustive()
     }
 }
@@ -32,7 +33,8 @@ impl<'a> Screen<'a> {
         Self {
             output,
             is_terminal,
-            drawn: 0,
+            width: terminal_width(),
+            drawn: Vec::new(),
         }
     }
 
@@ -43,10 +45,14 @@ impl<'a> Screen<'a> {
 
     /// Writes lines, and the table below them.
     pub fn show(&mut self, lines: &[String], table: &[String]) {
+        // What has not changed is not drawn anew: it would flicker.
+        if lines.is_empty() && (!self.is_terminal || self.drawn == table) {
+            return;
+        }
         let mut text = String::new();
-        if self.is_terminal && self.drawn > 0 {
+        if self.is_terminal && !self.drawn.is_empty() {
             // Up to the table's first line, and away with all below.
-            text += &format!("\x1b[{}F\x1b[J", self.drawn);
+            text += &format!("\x1b[{}F\x1b[J", self.drawn.len());
         }
         for line in lines {
             text += line;
@@ -54,15 +60,21 @@ impl<'a> Screen<'a> {
         }
         if self.is_terminal {
             for line in table {
-                text += line;
+                // A line that wraps would be two, and the next table in the wrong place.
+                text.extend(line.chars().take(self.width));
                 text.push('\n');
             }
-            self.drawn = table.len();
+            self.drawn = table.to_vec();
         }
-        if !text.is_empty() {
-            self.output.say(&text);
-        }
+        self.output.say(&text);
     }
+}
+
+/// Columns of the terminal that standard error is; plenty if it is none.
+fn terminal_width() -> usize {
+    let size = rustix::termios::tcgetwinsize(std::io::stderr());
+    let columns = size.map_or(0, |size| usize::from(size.ws_col));
+    if columns == 0 { 200 } else { columns }
 }
 
 #[cfg(test)]
@@ -90,6 +102,7 @@ mod tests {
         let paper = Paper::default();
         let mut screen = Screen::new(&paper, true);
         screen.show(&texts(&["a"]), &texts(&["T1", "T2"]));
+        screen.show(&[], &texts(&["T1", "T2"]));
         screen.show(&texts(&["b"]), &texts(&["T"]));
         assert_eq!(*paper.0.borrow(), "a\nT1\nT2\n\x1b[2F\x1b[Jb\nT\n");
 

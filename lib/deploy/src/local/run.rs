@@ -4,7 +4,7 @@ use crate::DeployError;
 use crate::child::COMMAND;
 use crate::follow::{clean_up, wall_seconds};
 use crate::log_file::LogFile;
-use crate::run_folder::GraphFolder;
+use crate::run_folder::{GraphFolder, GraphLock};
 use crate::screen::{Output, Screen};
 use crate::secrets::Secrets;
 use crate::state::{ProcessId, ProcessState, State};
@@ -25,6 +25,9 @@ use tokio::time::{Instant, sleep};
 
 /// How often logs are looked at: as fast as people read.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// Looks at a lock that others may hold for a moment.
+const LOCK_TRIES: usize = 10;
 
 /// Stages that stop one after the other, at most.
 const STAGES: u32 = 4;
@@ -85,13 +88,7 @@ pub async fn run(
     output: &dyn Output,
     is_terminal: bool,
 ) -> Result<ExitStatus, DeployError> {
-    let Some(_lock) = run.place.lock()? else {
-        let pid = State::read(&run.place).map_or(0, |state| state.supervisor.pid);
-        return Err(DeployError::Runs {
-            name: run.name.clone(),
-            pid,
-        });
-    };
+    let _lock = lock(run).await?;
     let left = clean_up(&run.place).await;
     if left > 0 {
         output.say(&format!(
@@ -119,6 +116,19 @@ pub async fn run(
     }
     State::remove(&run.place);
     Ok(runner.status())
+}
+
+/// Takes the right to run the graph. Who only looks whether it runs holds it for a moment.
+async fn lock(run: &LocalRun<'_>) -> Result<GraphLock, DeployError> {
+    for _ in 0..LOCK_TRIES {
+        if let Some(lock) = run.place.lock()? {
+            return Ok(lock);
+        }
+        sleep(LOOK_AGAIN).await;
+    }
+    let pid = State::read(&run.place).map_or(0, |state| state.supervisor.pid);
+    let name = run.name.clone();
+    Err(DeployError::Runs { name, pid })
 }
 
 // === impl Runner ===

@@ -50,6 +50,14 @@ find_secret() {
 }
 "#;
 
+/// Gives the address by which Slurm itself reaches a node: names need not lead anywhere.
+pub(super) const ADDRESS_OF: &str = r#"
+# The address of a node, as Slurm knows it.
+address_of() {
+    scontrol show node --oneliner "$1" | sed 's/.* NodeAddr=\([^ ]*\).*/\1/'
+}
+"#;
+
 /// The script that a step of the job runs on each of its nodes.
 pub(super) fn script(graph: &Graph, component: &Component, carried: &Carried) -> String {
     let mut script = format!(
@@ -58,6 +66,7 @@ pub(super) fn script(graph: &Graph, component: &Component, carried: &Carried) ->
         component.label,
         quoted(&component.name)
     );
+    script += ADDRESS_OF;
     let mut section = |title: &str, lines: Vec<String>| {
         if !lines.is_empty() {
             script.push_str(&format!("\n# {title}\n{}\n", lines.join("\n")));
@@ -72,14 +81,14 @@ pub(super) fn script(graph: &Graph, component: &Component, carried: &Carried) ->
 }
 
 fn listening(component: &Component) -> Vec<String> {
-    let mut lines = Vec::new();
+    let mut lines = vec!["address=$(address_of \"$SLURMD_NODENAME\")".to_owned()];
     let mut set = |name: &str, value: &str| {
         if component.variable(name).is_none() {
             lines.push(format!("export {name}={value}"));
         }
     };
     set("DYN_TCP_RPC_HOST", "0.0.0.0");
-    set("DYN_ADVERTISE_HOST", "$SLURMD_NODENAME");
+    set("DYN_ADVERTISE_HOST", "$address");
     if component.role.is_frontend() {
         set("DYN_HTTP_HOST", "0.0.0.0");
         let port = command::http_port(component);
@@ -89,9 +98,7 @@ fn listening(component: &Component) -> Vec<String> {
                 _ => format!("$(({port} + replica))"),
             };
             let file = format!("$GRAPH_LOGS/{}-$replica.address", component.label);
-            lines.push(format!(
-                "echo \"http://$SLURMD_NODENAME:{port}\" >\"{file}\""
-            ));
+            lines.push(format!("echo \"http://$address:{port}\" >\"{file}\""));
         }
     }
     lines
@@ -140,7 +147,10 @@ fn nodes(component: &Component) -> Vec<String> {
     vec![
         "rank=$SLURM_NODEID".to_owned(),
         "leader=$(scontrol show hostnames \"$SLURM_STEP_NODELIST\" | head -n 1)".to_owned(),
-        format!("leader_address=$leader:{}", component.nodes.leader_port),
+        format!(
+            "leader_address=$(address_of \"$leader\"):{}",
+            component.nodes.leader_port
+        ),
     ]
 }
 

@@ -7,6 +7,7 @@
 //! only waits.
 
 use super::allocation::Group;
+use super::component::ADDRESS_OF;
 use super::shell::quoted;
 use super::{SlurmDiscovery, SlurmOptions};
 use crate::graph::{Component, Graph};
@@ -105,7 +106,6 @@ cd "$SLURM_SUBMIT_DIR" || exit 1
 export GRAPH_FOLDER=$PWD
 export GRAPH_LOGS=$PWD/logs/$SLURM_JOB_ID
 mkdir -p logs && mkdir -m 700 "$GRAPH_LOGS" || exit 1
-head=$SLURMD_NODENAME
 scratch=${TMPDIR:-/tmp}/$SLURM_JOB_NAME-$SLURM_JOB_ID
 servers=()
 "#;
@@ -126,7 +126,10 @@ fn discovery(options: &SlurmOptions) -> String {
     if options.nats {
         text += NATS;
     }
-    text
+    match options.nats || options.discovery == SlurmDiscovery::Etcd {
+        true => format!("{ADDRESS_OF}head=$(address_of \"$SLURMD_NODENAME\")\n{text}"),
+        false => text,
+    }
 }
 
 /// Ports differ between jobs, which may share their first node.
