@@ -5,15 +5,17 @@
 //! over the request plane.
 //!
 //! Invariant: it ends with this process. Asked to end, it drains within the same time; should this
-//! process be killed, its standard input ends, and it ends by that (`--end-with-stdin`).
+//! process be killed, the kernel asks it to end (`dynamo_deploy::child`: started from the main thread).
 
 use crate::cli;
+use crate::deploy::own_program;
 use crate::forms::PythonEngine;
 use crate::output::complain;
 use crate::process::Process;
 use crate::python::{interpreter, shown};
 use anyhow::{Context, bail};
 use dynamo_config::{Effective, RawValue, Source};
+use dynamo_deploy::child;
 use dynamo_runtime::config::RuntimeOptions;
 use dynamo_runtime::discovery::EndpointId;
 use rustix::process::{Pid, Signal, kill_process};
@@ -65,13 +67,17 @@ pub(crate) fn start(
     if process.options.get::<RuntimeOptions>().system_port >= 0 && is_beside {
         command.arg("--system-port=-1");
     }
-    command.arg("--end-with-stdin");
     command.args(words);
     complain(&format!("starts {}", shown(&command)));
-    let mut command = Command::from(command);
-    // It writes where this process does; what it reads is its lifeline.
-    command.stdin(Stdio::piped()).kill_on_drop(true);
-    let child = command
+    let own = own_program(&process.surroundings)?;
+    let mut child = Command::new(own);
+    child
+        .arg(child::COMMAND)
+        .arg(std::process::id().to_string());
+    child.arg(command.get_program()).args(command.get_args());
+    // It writes where this process does, and reads nothing.
+    child.stdin(Stdio::null()).kill_on_drop(true);
+    let child = child
         .spawn()
         .context("cannot start it; install Python 3.10 or later with the package ai-dynamo")?;
     let runtime: &RuntimeOptions = process.options.get();

@@ -64,6 +64,7 @@ pub(crate) fn is_quiet(command: &CommandKind) -> bool {
         | CommandKind::BenchRouter
         | CommandKind::BenchIndex
         | CommandKind::Simulate
+        | CommandKind::Deploy(_)
         | CommandKind::DoctorRouting => true,
     }
 }
