@@ -11,7 +11,7 @@ export CARGO_INCREMENTAL := 0
 PYTHON := .tools/venv/bin/python
 NEXTEST := $(shell command -v cargo-nextest 2>/dev/null)
 
-.PHONY: help build demo test ci lint fmt docs deny sim faults fuzz bench bench-peers models tools python-tests reference
+.PHONY: help build demo test ci lint fmt docs deny sim faults fuzz bench bench-peers models tools python-tests test-vllm test-gpu reference
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -39,6 +39,13 @@ endif
 
 python-tests: tools ## tests that drive the binary with the official Python clients
 	@scripts/python_tests.sh
+	@scripts/wheel_tests.sh
+
+test-vllm: models ## the vLLM component with the real engine on the CPU; 6 GB are fetched once
+	@scripts/vllm_tests.sh
+
+test-gpu: ## an engine's component on a machine with a GPU: ENGINE=vllm|sglang|trtllm MODEL=...
+	@scripts/gpu_tests.sh "$(ENGINE)" "$(MODEL)"
 
 lint: tools ## formatting and clippy, warnings denied
 	$(CARGO) fmt --all --check

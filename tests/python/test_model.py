@@ -1,6 +1,7 @@
 """A model served by a Python handler, behind our frontend, asked by the official client."""
 
 import json
+import select
 import signal
 
 import openai
@@ -59,7 +60,9 @@ def serve(deployment):
 
 @pytest.fixture
 def client(deployment):
-    frontend = deployment.start("-m", "dynamo.frontend", "--http-port", "0")
+    frontend = deployment.start(
+        "-m", "dynamo.frontend", "--http-port", "0", "--model-linger", "0s"
+    )
     url = frontend.line()
     client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=60)
     client.frontend = frontend
@@ -191,8 +194,6 @@ async def handle(request):
 
 def begun(worker):
     """Whether a worker has said that it has begun, without waiting."""
-    import select
-
     ready, _, _ = select.select([worker.process.stdout], [], [], 0)
     return bool(ready)
 
@@ -203,3 +204,73 @@ def test_a_worker_that_ends_leaves_nothing_behind(serve, client):
     status, errors = worker.end(signal.SIGINT)
     assert status == 0, errors
     assert "Traceback" not in errors
+
+
+def test_a_prompt_goes_where_it_is_cached(serve, client):
+    """Workers tell of what they hold in their engine's own words; the router goes by it."""
+    caching = """
+import os
+
+async def handle(request, context):
+    tokens = request["token_ids"]
+    full = len(tokens) // 16
+    names = [hash((context.id(), number)) for number in range(full)]
+    publisher.publish_stored(tokens[: full * 16], [16] * full, names)
+    print(os.getpid(), flush=True)
+    yield {"token_ids": [1], "finish_reason": "length"}
+"""
+    with_publisher = "global publisher; publisher = KvEventPublisher(endpoint, kv_block_size=16); "
+    workers = [
+        serve(caching, order=with_publisher + REGISTER_FIRST, name=f"worker-{number}.py")
+        for number in range(3)
+    ]
+    listed(client)
+
+    def ask():
+        """The number of the worker that a long prompt went to."""
+        client.completions.create(model="test-model", prompt="a long story " * 100, max_tokens=1)
+        ready, _, _ = select.select([worker.process.stdout for worker in workers], [], [], 30)
+        (output,) = ready
+        return int(output.readline())
+
+    # Events are on their way for a moment: until they have come, any worker is as good as others.
+    went = []
+    while len(set(went[-12:])) != 1 or len(went) < 12:
+        went.append(ask())
+        assert len(went) < 200, went
+
+
+def test_an_adapter_is_a_model_of_its_own(serve, client):
+    handler = """
+asked = asyncio.Event()
+
+async def handle(request):
+    print(request["model"], request["lora_name"], flush=True)
+    yield {"token_ids": [1], "finish_reason": "length"}
+    if request["lora_name"]:
+        asked.set()
+"""
+    order = """
+    async def adapters():
+        while endpoint.connection_id() is None:
+            await asyncio.sleep(0.01)
+        await register_model(
+            ModelInput.Tokens, ModelType.Completions, endpoint, "folder-of-the-adapter",
+            base_model_path=sys.argv[1], lora_name="an-adapter", kv_cache_block_size=16,
+        )
+        await asked.wait()
+        await unregister_model(endpoint, lora_name="an-adapter")
+    await register()
+    await asyncio.gather(serve(), adapters())
+"""
+    worker = serve(handler, order=order.strip())
+
+    def wait_for(*names):
+        while sorted(model.id for model in client.models.list().data) != list(names):
+            assert worker.process.poll() is None
+
+    wait_for("an-adapter", "test-model")
+    for name, adapter in [("test-model", None), ("an-adapter", "an-adapter")]:
+        client.completions.create(model=name, prompt="x", max_tokens=1)
+        assert worker.line() == f"{name} {adapter}"
+    wait_for("test-model")

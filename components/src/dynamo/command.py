@@ -13,12 +13,12 @@ from dynamo import _core
 
 def main() -> None:
     """`dynamo ...`"""
-    _end(_core.command(sys.argv))
+    _end(_core.command(sys.argv, sys.executable))
 
 
 def component(name: Sequence[str]) -> None:
     """`python3 -m dynamo.NAME ...`, which is `dynamo NAME ...`"""
-    _end(_core.command(["dynamo", *name, *sys.argv[1:]]))
+    _end(_core.command(["dynamo", *name, *sys.argv[1:]], sys.executable))
 
 
 def _end(status: int) -> None:

@@ -50,7 +50,20 @@ pub struct EmbeddedError(#[from] anyhow::Error);
 /// the environment.
 pub fn options(arguments: Vec<OsString>) -> Result<Resolved, EmbeddedError> {
     let surroundings = Surroundings::of_this_process(arguments);
-    Ok(cli::worker_options(&surroundings).map_err(anyhow::Error::from)?)
+    Ok(cli::options_of("worker", &surroundings).map_err(anyhow::Error::from)?)
+}
+
+/// The options of a router, in the same way.
+pub fn router_options(arguments: Vec<OsString>) -> Result<Resolved, EmbeddedError> {
+    let surroundings = Surroundings::of_this_process(arguments);
+    Ok(cli::options_of("router", &surroundings).map_err(anyhow::Error::from)?)
+}
+
+/// What is declared about every option of a command (`worker`: those that [`options`] takes), as JSON.
+/// `None` for a command that there is not.
+pub fn declarations(command: &str) -> Option<serde_json::Value> {
+    let known = command == "run" || cli::REFERENCE.iter().any(|(name, _)| *name == command);
+    known.then(|| cli::schema(command).json())
 }
 
 impl Embedded {

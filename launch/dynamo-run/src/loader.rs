@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 pub(crate) struct Surroundings {
     pub(crate) arguments: Vec<OsString>,
     pub(crate) environment: Vec<(String, String)>,
+    /// The Python that runs this, if one does.
+    pub(crate) interpreter: Option<PathBuf>,
     pub(crate) temp_dir: PathBuf,
     pub(crate) stdin_is_terminal: bool,
     pub(crate) stderr_is_terminal: bool,
@@ -28,6 +30,7 @@ impl Surroundings {
         Self {
             arguments,
             environment,
+            interpreter: None,
             temp_dir: std::env::temp_dir(),
             stdin_is_terminal: stdin().is_terminal(),
             stderr_is_terminal: stderr().is_terminal(),

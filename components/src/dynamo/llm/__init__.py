@@ -1,10 +1,18 @@
-"""What a worker says of its model: `register_model`, and what goes with it."""
+"""What a worker says of its model, its cache and its load; and routing by what workers say."""
 
 from dynamo._core import (
+    KvEventPublisher,
+    KvIndexer,
+    KvRouter,
     ModelInput,
     ModelRuntimeConfig,
     ModelType,
+    OverlapScores,
+    RadixTree,
+    WorkerMetricsPublisher,
     WorkerType,
+    compute_block_hash_for_seq,
+    compute_sequence_hashes,
     register_model,
     unregister_model,
 )
@@ -14,10 +22,18 @@ register_llm = register_model
 unregister_llm = unregister_model
 
 __all__ = [
+    "KvEventPublisher",
+    "KvIndexer",
+    "KvRouter",
     "ModelInput",
     "ModelRuntimeConfig",
     "ModelType",
+    "OverlapScores",
+    "RadixTree",
+    "WorkerMetricsPublisher",
     "WorkerType",
+    "compute_block_hash_for_seq",
+    "compute_sequence_hashes",
     "register_llm",
     "register_model",
     "unregister_llm",

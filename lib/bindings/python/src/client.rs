@@ -8,11 +8,13 @@ use crate::context::{Context, new_id};
 use crate::convert;
 use crate::errors::to_python;
 use crate::home::{Home, settle, threads};
+use crate::tokens;
+use bytes::Bytes;
 use dynamo_protocols::RequestError;
-use dynamo_protocols::engine::RequestContext;
-use dynamo_runtime::component::{self, Call, Policy, ResponseStream};
+use dynamo_protocols::engine::{EngineOutput, RequestContext};
+use dynamo_runtime::component::{self, Call, Policy};
 use dynamo_runtime::discovery::InstanceId;
-use dynamo_runtime::request_plane::ReceivedItem;
+use futures_core::stream::BoxStream;
 use futures_util::{FutureExt, StreamExt};
 use parking_lot::Mutex;
 use pyo3::exceptions::{
@@ -26,6 +28,10 @@ use std::task::{Poll, Wake, Waker};
 use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::WaitForCancellationFutureOwned;
+
+/// How long an instance may take to take a call before another one is asked. An event loop that stands
+/// still for so long has no other way to say so.
+const DISPATCH: Duration = Duration::from_secs(5);
 
 /// How long [`Client::wait_for_instances`] waits if it is not said: a day, which a deployment that
 /// comes up slowly does not need.
@@ -79,6 +85,10 @@ impl Client {
                 (Call::from(context), None)
             }
         };
+        let call = Call {
+            dispatch: Some(DISPATCH),
+            ..call
+        };
         let client = Arc::clone(&self.client);
         let home = Arc::clone(&self.home);
         self.home.promise(
@@ -87,7 +97,8 @@ impl Client {
             async move { Ok(client.call(policy, body, call).await) },
             move |py, called| {
                 let inner = called.map_err(|error| to_python(py, &error))?;
-                let stream = AnswerStream::new(home, inner, stopped, annotated);
+                let items = inner.map(|item| item.map(|item| Payload::Value(item.payload)));
+                let stream = AnswerStream::new(home, items.boxed(), stopped, annotated);
                 Ok(Py::new(py, stream)?.into_any())
             },
         )
@@ -193,7 +204,7 @@ impl Client {
 
 /// The answer to a call: an async iterator. Dropping it cancels the call.
 #[pyclass(frozen, module = "dynamo._core")]
-struct AnswerStream(Arc<Reading>);
+pub(crate) struct AnswerStream(Arc<Reading>);
 
 /// An answer that is being read, and its waker.
 struct Reading {
@@ -203,7 +214,7 @@ struct Reading {
 }
 
 struct State {
-    inner: Option<ResponseStream>,
+    inner: Option<Items>,
     /// Resolves when the caller's context is stopped.
     stopped: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     /// What waits for the next item.
@@ -212,12 +223,23 @@ struct State {
     waker: Option<Waker>,
 }
 
-type Next = Option<Result<ReceivedItem, RequestError>>;
+/// What an answer is read from.
+pub(crate) type Items = BoxStream<'static, Result<Payload, RequestError>>;
+
+/// An item before Python gets it.
+pub(crate) enum Payload {
+    /// Any value, as it came.
+    Value(Bytes),
+    /// What a model's engine gives.
+    Output(EngineOutput),
+}
+
+type Next = Option<Result<Payload, RequestError>>;
 
 impl AnswerStream {
-    fn new(
+    pub(crate) fn new(
         home: Arc<Home>,
-        inner: ResponseStream,
+        inner: Items,
         stopped: Option<WaitForCancellationFutureOwned>,
         annotated: bool,
     ) -> Self {
@@ -267,7 +289,11 @@ impl Reading {
             None => Err(PyStopAsyncIteration::new_err(())),
             Some(Err(error)) => Err(to_python(py, &error)),
             Some(Ok(item)) => {
-                let data = convert::from_bytes(py, &item.payload)?.unbind();
+                let data = match item {
+                    Payload::Value(bytes) => convert::from_bytes(py, &bytes)?,
+                    Payload::Output(output) => tokens::output_dict(py, &output)?.into_any(),
+                };
+                let data = data.unbind();
                 match self.annotated {
                     true => Ok(Py::new(py, Annotated { data })?.into_any()),
                     false => Ok(data),

@@ -4,11 +4,13 @@
 //! counts: requests in flight, and the limits that the registration names.
 
 use crate::outlet::Answer;
+use crate::publish::Told;
 use crate::serve::{Body, Function};
 use crate::tokens::{self, Tokens};
 use dynamo_protocols::RequestError;
 use dynamo_protocols::engine::{
-    Engine, EngineOutput, EngineRequest, EngineStream, RequestContext, StopConditions,
+    Engine, EngineOutput, EngineRequest, EngineStream, KvEventStream, RequestContext,
+    StopConditions,
 };
 use dynamo_protocols::load::LoadReport;
 use dynamo_protocols::structured::StructuredSupport;
@@ -16,7 +18,6 @@ use dynamo_runtime::discovery::{EndpointId, InstanceId};
 use dynamo_runtime::request_plane::RequestHeader;
 use futures_core::Stream;
 use futures_core::future::BoxFuture;
-use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use std::fmt;
@@ -35,13 +36,14 @@ pub(crate) struct PythonEngine {
     endpoint: EndpointId,
     canary: Option<EngineRequest>,
     structured: StructuredSupport,
+    told: Arc<Told>,
     shared: Arc<Shared>,
 }
 
 /// What streams and publishers tell the engine.
 pub(crate) struct Shared {
-    /// What is always true of it, and what was published last.
-    load: Mutex<LoadReport>,
+    /// What is always true of it.
+    limits: LoadReport,
     steps: AtomicU64,
     in_flight: watch::Sender<u32>,
 }
@@ -53,14 +55,16 @@ impl PythonEngine {
         canary: Option<EngineRequest>,
         structured: StructuredSupport,
         limits: LoadReport,
+        told: Arc<Told>,
     ) -> Self {
         Self {
             function,
             endpoint,
             canary,
             structured,
+            told,
             shared: Arc::new(Shared {
-                load: Mutex::new(limits),
+                limits,
                 steps: AtomicU64::new(0),
                 in_flight: watch::Sender::new(0),
             }),
@@ -99,10 +103,33 @@ impl Engine for PythonEngine {
     }
 
     fn load(&self) -> LoadReport {
-        let mut load = self.shared.load.lock().clone();
-        let said = load.scheduled.num_decode_requests + load.scheduled.num_prefill_requests;
-        load.scheduled.num_decode_requests += self.shared.in_flight.borrow().saturating_sub(said);
+        let ranks = 0..self.told.ranks();
+        let used = ranks.map(|rank| self.told.load(rank).used_blocks.unwrap_or(0));
+        let mut load = self.shared.limits.clone();
+        load.scheduled.num_decode_requests = *self.shared.in_flight.borrow();
+        load.used_blocks = used.sum();
         load
+    }
+
+    fn rank_load(&self, rank: u32) -> LoadReport {
+        let ranks = self.told.ranks();
+        let mut load = self.load();
+        // Which rank has which request is the engine's to know.
+        load.scheduled.num_decode_requests = load.scheduled.num_decode_requests.div_ceil(ranks);
+        load.used_blocks = self.told.load(rank).used_blocks.unwrap_or(0);
+        load
+    }
+
+    fn ranks(&self) -> u32 {
+        self.told.ranks()
+    }
+
+    fn kv_events(&self) -> Option<KvEventStream> {
+        self.told.events(0)
+    }
+
+    fn rank_kv_events(&self, rank: u32) -> Option<KvEventStream> {
+        self.told.events(rank)
     }
 
     fn canary(&self) -> Option<EngineRequest> {

@@ -12,11 +12,13 @@ use dynamo_protocols::engine::{
     EngineOutput, EngineRequest, FinishReason, StopConditions, TokenLogprobs,
 };
 use dynamo_protocols::structured::{Constraint, StructuredOutput};
-use parking_lot::Mutex;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 use std::sync::Arc;
+
+/// Tokens that are generated where a request of Python's own says no number: an answer to a person.
+const DEFAULT_MAX_TOKENS: u32 = 256;
 
 /// The request as a dictionary.
 pub(crate) fn request<'py>(
@@ -130,19 +132,124 @@ fn guided_decoding<'py>(
     Ok(dict)
 }
 
+/// A dictionary as a handler gets it, as the request that workers of any kind take. What is not said
+/// is as the engine has it.
+pub(crate) fn engine_request(dict: &Bound<'_, PyDict>) -> PyResult<EngineRequest> {
+    let Some(tokens) = present(dict, "token_ids")? else {
+        return Err(PyValueError::new_err(
+            "a request needs token_ids, the tokens of its prompt",
+        ));
+    };
+    let mut request = EngineRequest {
+        prompt_ids: tokens.extract::<Vec<u32>>()?.into(),
+        ..EngineRequest::default()
+    };
+    if let Some(model) = present(dict, "model")? {
+        request.model = model.extract::<String>()?.into();
+    }
+    if let Some(name) = present(dict, "lora_name")? {
+        request.lora_name = Some(name.extract::<String>()?.into());
+    }
+    if let Some(ids) = present(dict, "eos_token_ids")? {
+        request.stop.eos_ids = ids.extract()?;
+    }
+    request.stop.max_tokens = DEFAULT_MAX_TOKENS;
+    if let Some(stop) = present(dict, "stop_conditions")? {
+        let (stop, into) = (stop.cast::<PyDict>()?, &mut request.stop);
+        set(stop, "max_tokens", &mut into.max_tokens)?;
+        set(stop, "min_tokens", &mut into.min_tokens)?;
+        set(stop, "stop_token_ids", &mut into.stop_ids)?;
+        set(stop, "ignore_eos", &mut into.ignore_eos)?;
+    }
+    if let Some(options) = present(dict, "sampling_options")? {
+        let (options, into) = (options.cast::<PyDict>()?, &mut request.sampling);
+        set(options, "temperature", &mut into.temperature)?;
+        set(options, "top_p", &mut into.top_p)?;
+        set(options, "min_p", &mut into.min_p)?;
+        set(options, "frequency_penalty", &mut into.frequency_penalty)?;
+        set(options, "presence_penalty", &mut into.presence_penalty)?;
+        set(options, "repetition_penalty", &mut into.repetition_penalty)?;
+        set(options, "seed", &mut into.seed)?;
+        let mut top_k = 0_i64;
+        set(options, "top_k", &mut top_k)?;
+        // Engines write -1 for "all of them".
+        into.top_k = u32::try_from(top_k).unwrap_or(0);
+    }
+    if let Some(options) = present(dict, "output_options")? {
+        let logprobs = present(options.cast::<PyDict>()?, "logprobs")?;
+        request.logprobs = logprobs.map(|count| count.extract()).transpose()?;
+    }
+    if let Some(params) = present(dict, "disaggregated_params")? {
+        request.kv_transfer_params = Some(json(&params)?);
+    }
+    Ok(request)
+}
+
+/// Sets what a dictionary says.
+fn set<'py, T>(dict: &Bound<'py, PyDict>, key: &str, place: &mut T) -> PyResult<()>
+where
+    T: for<'a> FromPyObject<'a, 'py, Error: Into<PyErr>>,
+{
+    if let Some(value) = present(dict, key)? {
+        *place = value.extract::<T>().map_err(Into::into)?;
+    }
+    Ok(())
+}
+
+/// An engine's output as a dictionary such as handlers yield.
+pub(crate) fn output_dict<'py>(
+    py: Python<'py>,
+    output: &EngineOutput,
+) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    dict.set_item("token_ids", &output.token_ids)?;
+    if let Some(logprobs) = &output.logprobs {
+        let drawn: Vec<f32> = logprobs.iter().map(|it| it.logprob).collect();
+        dict.set_item("log_probs", drawn)?;
+        let tops = PyList::empty(py);
+        for entry in logprobs {
+            let top = PyList::empty(py);
+            for (token, logprob) in &entry.top {
+                let one = PyDict::new(py);
+                one.set_item("token_id", token)?;
+                one.set_item("logprob", logprob)?;
+                top.append(one)?;
+            }
+            tops.append(top)?;
+        }
+        dict.set_item("top_logprobs", tops)?;
+    }
+    match output.finish_reason {
+        None => {}
+        Some(FinishReason::Length) => dict.set_item("finish_reason", "length")?,
+        Some(FinishReason::StopToken(token)) => {
+            dict.set_item("finish_reason", "stop")?;
+            dict.set_item("stop_reason", token)?;
+        }
+        Some(_) => dict.set_item("finish_reason", "eos")?,
+    }
+    if let Some(cached) = output.cached_tokens {
+        let (usage, details) = (PyDict::new(py), PyDict::new(py));
+        details.set_item("cached_tokens", cached)?;
+        usage.set_item("prompt_tokens_details", details)?;
+        dict.set_item("completion_usage", usage)?;
+    }
+    if let Some(params) = &output.kv_transfer_params {
+        let text = params.to_string();
+        let value = py.import("json")?.call_method1("loads", (text,))?;
+        dict.set_item("disaggregated_params", value)?;
+    }
+    Ok(dict)
+}
+
 /// What a model's handler yields: dictionaries with `token_ids`, at last a `finish_reason`.
 pub(crate) struct Tokens {
     outlet: Arc<Outlet<EngineOutput>>,
-    /// The last token given, which a finish reason may be about.
-    last: Mutex<Option<u32>>,
 }
 
 impl Tokens {
     pub(crate) fn port(outlet: Arc<Outlet<EngineOutput>>) -> Box<dyn Port> {
-        Box::new(Self {
-            outlet,
-            last: Mutex::default(),
-        })
+        Box::new(Self { outlet })
     }
 
     fn output(&self, item: &Bound<'_, PyDict>) -> PyResult<EngineOutput> {
@@ -152,11 +259,8 @@ impl Tokens {
             })?,
             None => Vec::new(),
         };
-        if let Some(last) = token_ids.last() {
-            *self.last.lock() = Some(*last);
-        }
         let finish_reason = match present(item, "finish_reason")? {
-            Some(reason) => Some(self.finish_reason(item, &reason.extract::<String>()?)?),
+            Some(reason) => Some(finish_reason(item, &reason.extract::<String>()?)?),
             None => None,
         };
         let kv_transfer_params = match present(item, "disaggregated_params")? {
@@ -171,37 +275,37 @@ impl Tokens {
             kv_transfer_params,
         })
     }
+}
 
-    fn finish_reason(&self, item: &Bound<'_, PyDict>, name: &str) -> PyResult<FinishReason> {
-        Ok(match name {
-            "length" => FinishReason::Length,
-            "stop" | "eos" => match present(item, "stop_reason")? {
-                Some(token) => match token.extract::<u32>() {
-                    Ok(token) => FinishReason::StopToken(token),
-                    Err(_) => FinishReason::EndOfSequence,
-                },
-                None => FinishReason::EndOfSequence,
+fn finish_reason(item: &Bound<'_, PyDict>, name: &str) -> PyResult<FinishReason> {
+    Ok(match name {
+        "length" => FinishReason::Length,
+        "stop" | "eos" => match present(item, "stop_reason")? {
+            Some(token) => match token.extract::<u32>() {
+                Ok(token) => FinishReason::StopToken(token),
+                Err(_) => FinishReason::EndOfSequence,
             },
-            "cancelled" | "abort" => {
-                return Err(crate::errors::EngineShutdown::new_err(
-                    "the engine has given up the request",
-                ));
-            }
-            _ => {
-                // `error: what happened`, or something that nobody knows.
-                let what = name
-                    .strip_prefix("error")
-                    .map(|it| it.trim_start_matches([':', ' ']));
-                let message = match what {
-                    Some(what) => format!("the engine failed: {what}"),
-                    None => format!(
-                        "finish_reason {name:?} is not known; use stop, eos, length, cancelled or error"
-                    ),
-                };
-                return Err(PyValueError::new_err(message));
-            }
-        })
-    }
+            None => FinishReason::EndOfSequence,
+        },
+        "cancelled" | "abort" => {
+            return Err(crate::errors::EngineShutdown::new_err(
+                "the engine has given up the request",
+            ));
+        }
+        _ => {
+            // `error: what happened`, or something that nobody knows.
+            let what = name
+                .strip_prefix("error")
+                .map(|it| it.trim_start_matches([':', ' ']));
+            let message = match what {
+                Some(what) => format!("the engine failed: {what}"),
+                None => format!(
+                    "finish_reason {name:?} is not known; use stop, eos, length, cancelled or error"
+                ),
+            };
+            return Err(PyValueError::new_err(message));
+        }
+    })
 }
 
 impl Port for Tokens {

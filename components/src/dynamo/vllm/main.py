@@ -1,0 +1,30 @@
+"""Starts a vLLM worker: where it stands among the others is to be read here."""
+
+import logging
+
+from dynamo.engine import launch
+from dynamo.engine.worker import describe, serve
+from dynamo.runtime import DistributedRuntime, dynamo_worker
+from dynamo.vllm.args import Config, parse_vllm_args
+from dynamo.vllm.engine import VllmEngine
+
+logger = logging.getLogger(__name__)
+
+
+async def worker(runtime: DistributedRuntime, config: Config) -> None:
+    """Serves the model until the process is asked to end."""
+    options = config.options
+    component = runtime.namespace(options.namespace).component(options.component)
+    endpoint = component.endpoint(options.endpoint)
+    engine = VllmEngine(config.engine_args, options.mode, options.kv_events)
+    logger.info("%s", describe(options, config.words))
+    await serve(component, endpoint, engine, options)
+
+
+def main() -> None:
+    """Runs a worker with this process's arguments, and ends the process."""
+    launch.end(launch.run("vllm", parse_vllm_args, _start))
+
+
+async def _start(config: Config) -> None:
+    await dynamo_worker(arguments=config.options.runtime)(worker)(config)
