@@ -171,8 +171,6 @@ class Fleet:
     def busy(self, request_id):
         """The worker that runs a request."""
         return until(
-            lambda: next(
-                (it for it in self.workers if f"Added request {request_id}" in it.text()), None
-            ),
+            lambda: next((it for it in self.workers if f"-{request_id}" in it.text()), None),
             f"the worker of {request_id}",
         )
