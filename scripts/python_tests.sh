@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
 # Runs the tests that are written in Python. The events of engines: publishers made of pyzmq and
-# msgspec. Then those that drive a server with the official clients: once with the real model in
-# the same process, once with a frontend and a worker. Uses target/release/dynamo and .models.
+# msgspec. What graphs become. Then those that drive a server with the official clients: once with
+# the real model in the same process, once with a frontend and a worker. Uses target/release/dynamo
+# and .models.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 python=.tools/pytest/bin/python
-if ! "$python" -c 'import msgspec, openai, pydantic, pytest, uvloop, zmq' 2>/dev/null; then
+imports='import jsonschema, kubernetes_validate, msgspec, openai, pydantic, pytest, uvloop, zmq'
+if ! "$python" -c "$imports" 2>/dev/null; then
     python3 -m venv .tools/pytest
     "$python" -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
 fi
@@ -24,6 +26,9 @@ cargo build --release --package dynamo-engine-events --example print_events
 
 echo "-- servers as they are, with KV events"
 "$python" -m pytest -q tests/backends
+
+echo "-- graphs: manifests, their schema, jobs on a real Slurm where it is installed"
+"$python" -m pytest -q -rs tests/graph
 
 echo "-- structured output over workers that die"
 "$python" -m pytest -q tests/structured_output

@@ -10,7 +10,7 @@ PATIENCE_SECONDS = 10.0
 
 
 @dynamo_worker()
-async def main(runtime: DistributedRuntime, names: str):
+async def main(runtime: DistributedRuntime, names: str) -> None:
     """Prints what the worker yields."""
     endpoint = runtime.namespace("hello_world").component("backend").endpoint("generate")
     client = await endpoint.client()

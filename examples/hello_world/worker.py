@@ -6,13 +6,14 @@
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator
 
 from dynamo.runtime import Context, DistributedRuntime, dynamo_worker
 
 logger = logging.getLogger(__name__)
 
 
-async def greet(request: str, context: Context):
+async def greet(request: str, context: Context) -> AsyncIterator[str]:
     """Yields a greeting for each name of a comma-separated list."""
     logger.info("request %s", context.id())
     for name in request.split(","):
@@ -20,7 +21,7 @@ async def greet(request: str, context: Context):
 
 
 @dynamo_worker()
-async def worker(runtime: DistributedRuntime):
+async def worker(runtime: DistributedRuntime) -> None:
     """Serves until the process is asked to end."""
     component = runtime.namespace("hello_world").component("backend")
     endpoint = component.endpoint("generate")

@@ -60,7 +60,9 @@ def serve(deployment):
 
 @pytest.fixture
 def client(deployment):
-    frontend = deployment.start("-m", "dynamo.frontend", "--http-port", "0")
+    frontend = deployment.start(
+        "-m", "dynamo.frontend", "--http-port", "0", "--model-linger", "0s"
+    )
     url = frontend.line()
     client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=60)
     client.frontend = frontend
@@ -236,3 +238,39 @@ async def handle(request, context):
     while len(set(went[-12:])) != 1 or len(went) < 12:
         went.append(ask())
         assert len(went) < 200, went
+
+
+def test_an_adapter_is_a_model_of_its_own(serve, client):
+    handler = """
+asked = asyncio.Event()
+
+async def handle(request):
+    print(request["model"], request["lora_name"], flush=True)
+    yield {"token_ids": [1], "finish_reason": "length"}
+    if request["lora_name"]:
+        asked.set()
+"""
+    order = """
+    async def adapters():
+        while endpoint.connection_id() is None:
+            await asyncio.sleep(0.01)
+        await register_model(
+            ModelInput.Tokens, ModelType.Completions, endpoint, "folder-of-the-adapter",
+            base_model_path=sys.argv[1], lora_name="an-adapter", kv_cache_block_size=16,
+        )
+        await asked.wait()
+        await unregister_model(endpoint, lora_name="an-adapter")
+    await register()
+    await asyncio.gather(serve(), adapters())
+"""
+    worker = serve(handler, order=order.strip())
+
+    def wait_for(*names):
+        while sorted(model.id for model in client.models.list().data) != list(names):
+            assert worker.process.poll() is None
+
+    wait_for("an-adapter", "test-model")
+    for name, adapter in [("test-model", None), ("an-adapter", "an-adapter")]:
+        client.completions.create(model=name, prompt="x", max_tokens=1)
+        assert worker.line() == f"{name} {adapter}"
+    wait_for("test-model")

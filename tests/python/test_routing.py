@@ -40,7 +40,7 @@ def test_an_index_says_who_has_how_much():
 
 CLIENT = """
 import asyncio, json
-from dynamo.llm import KvRouter
+from dynamo.llm import KvIndexer, KvRouter
 from dynamo.runtime import dynamo_worker
 
 PROMPT = list(range(1_000, 1_200))
@@ -51,15 +51,16 @@ async def main(runtime):
     client = await endpoint.client()
     while len(await client.wait_for_instances(30)) < 2:
         await asyncio.sleep(0.02)
-    router = KvRouter(endpoint, 16)
-    while router.workers() != (2, 2):
+    router, index = KvRouter(endpoint, 16), KvIndexer(endpoint, 16)
+    while router.workers() != (2, 2) or index.workers() != (2, 2):
         await asyncio.sleep(0.02)
     request = {"model": "qwen3", "token_ids": PROMPT, "stop_conditions": {"max_tokens": 5}}
     items = [item async for item in await router.generate(request)]
     # What was computed is told soon.
     for _ in range(500):
         worker, rank, overlap = router.best_worker(PROMPT)
-        if overlap:
+        scores = index.find_matches_for_request(PROMPT).scores
+        if overlap and scores:
             break
         await asyncio.sleep(0.02)
     print(json.dumps({
@@ -67,6 +68,7 @@ async def main(runtime):
         "finish": items[-1].get("finish_reason"),
         "overlap": overlap,
         "rank": rank,
+        "indexed": scores == {(worker, rank): overlap},
         "is_known": worker in client.instance_ids(),
         "loads": [load["requests"] for load in router.get_potential_loads()],
     }))
@@ -91,6 +93,7 @@ def test_a_router_finds_the_worker_that_has_the_prompt(deployment):
     # 200 tokens are 12 full blocks.
     assert seen["overlap"] == 12
     assert seen["rank"] == 0
+    assert seen["indexed"]
     assert seen["is_known"]
     assert seen["loads"] == [0, 0]
     assert json.loads(second) == "length"

@@ -266,6 +266,28 @@ async def handle(request):
     assert {ask_one(deployment) for _ in range(2)} == {"well"}
 
 
+def test_who_blocks_the_event_loop_is_told(deployment):
+    worker = serve(
+        deployment,
+        """
+import time
+
+def compute():
+    time.sleep(4)
+
+async def handle(request):
+    compute()
+    yield "done"
+""",
+    )
+    assert ask_one(deployment) == "done"
+    status, errors = worker.end()
+    assert status == 0
+    (line,) = [line for line in errors.splitlines() if "stands still" in line]
+    assert "compute" in line and "handle" in line and "worker.py" in line
+    assert "goes on" in errors
+
+
 def ask_one(deployment):
     return deployment.ask(
         """

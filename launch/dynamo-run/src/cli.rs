@@ -1,6 +1,7 @@
 //! The command line: which command, which forms, which options. Pure but for reading the file
 //! that `--config` names.
 
+use crate::deploy::{Child, Verb};
 use crate::doctor::DoctorOptions;
 use crate::forms::{FormError, Forms};
 use crate::loader::{Surroundings, read_config};
@@ -9,6 +10,10 @@ use clap_complete::Shell;
 use dynamo_backends::BackendOptions;
 use dynamo_bench::{BenchIndexOptions, BenchServeOptions};
 use dynamo_config::{ConfigError, Resolved, Schema, Sources};
+use dynamo_deploy::config::{
+    DeployOptions, KubernetesTargetOptions, LocalTargetOptions, LogsOptions, RunFolderOptions,
+    SlurmTargetOptions,
+};
 use dynamo_frontend::FrontendOptions;
 use dynamo_frontend::batch::BatchOptions;
 use dynamo_frontend::console::ConsoleOptions;
@@ -36,12 +41,16 @@ pub(crate) enum Parsed {
     Print(String),
     /// To write the reference pages to a folder.
     Reference(PathBuf),
+    /// To become a process of a graph.
+    Become(Child),
 }
 
 /// A command to run, and its options.
 pub(crate) struct Invocation {
     pub(crate) command: CommandKind,
     pub(crate) options: Resolved,
+    /// How often `-v` was given.
+    pub(crate) verbosity: u8,
 }
 
 /// The commands that run.
@@ -67,6 +76,8 @@ pub(crate) enum CommandKind {
     BenchIndex,
     /// Replay seeds of the simulator.
     Simulate,
+    /// Deploy a graph, or look at one that runs.
+    Deploy(Verb),
     /// What is wrong with a frontend's routing.
     DoctorRouting,
     /// Fetch a model and print where it is.
@@ -102,13 +113,16 @@ pub(crate) const REFERENCE: &[(&str, &str)] = &[
     ("worker", "Workers written in Python"),
     ("simulate", "dynamo simulate"),
     ("doctor", "dynamo doctor"),
+    ("deploy", "dynamo deploy"),
+    ("deploy-logs", "dynamo deploy logs"),
+    ("deploy-runs", "dynamo deploy status, dynamo deploy stop"),
     ("model", "dynamo model"),
 ];
 
 const RUN_HELP: &str = "\
 Forms:
   in=text|stdin|http|batch:FILE.jsonl|dyn://NAMESPACE.COMPONENT.ENDPOINT|none
-  out=echo|llamacpp|auto|dyn://NAMESPACE.COMPONENT.ENDPOINT|http://HOST:PORT [out=http://...]
+  out=echo|llamacpp|vllm|sglang|trtllm|auto|dyn://NAMESPACE.COMPONENT.ENDPOINT|http://HOST:PORT
   MODEL  a GGUF file, a Hugging Face folder, or a Hugging Face id
 
   in defaults to text in a terminal and to stdin otherwise, out to llamacpp with a model and to
@@ -118,6 +132,7 @@ Examples:
   dynamo run in=http out=llamacpp model.gguf     one process, OpenAI-compatible server
   dynamo run in=dyn://dynamo.backend.generate out=llamacpp model.gguf     a worker
   dynamo run in=http out=auto                    a frontend for whatever workers announce
+  dynamo run in=http out=vllm Qwen/Qwen3-0.6B -- --max-model-len 8192     an engine in Python
   dynamo run in=http out=http://a:8000 out=http://b:8000     OpenAI-compatible servers as they are
   dynamo run in=batch:prompts.jsonl out=llamacpp model.gguf";
 
@@ -139,6 +154,15 @@ Examples:
   dynamo router                                  say over HTTP where requests should go
   dynamo router --endpoint dyn://dynamo.backend.generate --serve-endpoint dyn://routed.router.generate
                                                  route for frontends started with --namespace routed";
+
+const DEPLOY_HELP: &str = "\
+Examples:
+  dynamo deploy -f graph.yaml --target k8s --out-dir manifests     manifests for kubectl apply
+  dynamo deploy -f graph.yaml --crd              a DynamoGraphDeployment for an operator
+  dynamo deploy -f graph.yaml --target slurm     a job; its submit.sh submits it
+  dynamo deploy -f graph.yaml --target local     run it here until Ctrl-C
+  dynamo deploy status                           what runs here, from another terminal
+  dynamo deploy -f graph.yaml --check            only check it, and show its commands";
 
 const METRICS_HELP: &str = "\
 Examples:
@@ -197,6 +221,20 @@ pub(crate) fn schema(command: &str) -> Schema {
             .with::<MetricsOptions>()
             .with::<RuntimeOptions>(),
         "planner" => Schema::new().with::<RuntimeOptions>(),
+        "deploy" => Schema::new()
+            .with::<DeployOptions>()
+            .with::<KubernetesTargetOptions>()
+            .with::<SlurmTargetOptions>()
+            .with::<LocalTargetOptions>()
+            .with::<RunFolderOptions>()
+            .with::<RuntimeOptions>(),
+        "deploy-logs" => Schema::new()
+            .with::<LogsOptions>()
+            .with::<RunFolderOptions>()
+            .with::<RuntimeOptions>(),
+        "deploy-runs" => Schema::new()
+            .with::<RunFolderOptions>()
+            .with::<RuntimeOptions>(),
         "doctor" => Schema::new()
             .with::<DoctorOptions>()
             .with::<RuntimeOptions>(),
@@ -219,10 +257,22 @@ pub(crate) fn schema(command: &str) -> Schema {
         .with::<HubOptions>()
         .with::<RuntimeOptions>(),
     };
+    // What a graph's processes are told by the environment passes through.
+    let schema = match command.starts_with("deploy") {
+        true => COMPONENTS.iter().fold(schema, |known, command| {
+            let theirs = self::schema(command);
+            let names: Vec<String> = theirs.env_names().into_iter().map(str::to_owned).collect();
+            known.with_foreign_env(names)
+        }),
+        false => schema,
+    };
     // Who can be told where the others are, can be told how to speak with them.
     let schema = schema.with::<TcpTlsOptions>().with::<NatsOptions>();
     schema.with_foreign_env(FOREIGN_ENV.iter().copied())
 }
+
+/// Commands that components of a graph are made of.
+const COMPONENTS: &[&str] = &["run", "frontend", "mocker", "router", "metrics-component"];
 
 /// Variables that start with `DYN_` and belong to something else than a command's options.
 const FOREIGN_ENV: &[&str] = &["DYN_CONFIG"];
@@ -275,6 +325,8 @@ pub(crate) fn parse(surroundings: &Surroundings) -> Result<Parsed, UsageError> {
             }),
             None => Ok(Parsed::Print(root().render_long_help().to_string())),
         },
+        Some(("deploy", matches)) => deploy(matches, surroundings),
+        Some((dynamo_deploy::child::COMMAND, matches)) => Ok(Parsed::Become(Child::of(matches))),
         Some(("simulate", matches)) => resolve("simulate", matches, surroundings, |_| {
             Ok(CommandKind::Simulate)
         }),
@@ -293,11 +345,40 @@ pub(crate) fn parse(surroundings: &Surroundings) -> Result<Parsed, UsageError> {
         Some((_, matches)) => resolve("run", matches, surroundings, |options| {
             let words = matches.get_many::<String>("forms").into_iter().flatten();
             let namespace = &options.get::<RuntimeOptions>().namespace;
-            let forms = Forms::parse(words.map(String::as_str), namespace)?;
+            let mut forms = Forms::parse(words.map(String::as_str), namespace)?;
+            let words = matches.get_many::<String>("engine-words");
+            forms.engine_words = words.into_iter().flatten().cloned().collect();
             Ok(CommandKind::Run(forms))
         }),
         None => Ok(Parsed::Print(root().render_long_help().to_string())),
     }
+}
+
+fn deploy(matches: &ArgMatches, surroundings: &Surroundings) -> Result<Parsed, UsageError> {
+    let verb = match matches.subcommand() {
+        None => ("deploy", matches, Verb::Graph),
+        Some(("status", matches)) => (
+            "deploy-runs",
+            matches,
+            Verb::Status(optional_text(matches, "graph")),
+        ),
+        Some(("logs", matches)) => {
+            let (graph, process) = (
+                required_text(matches, "graph"),
+                optional_text(matches, "process"),
+            );
+            ("deploy-logs", matches, Verb::Logs(graph, process))
+        }
+        Some((_, matches)) => (
+            "deploy-runs",
+            matches,
+            Verb::Stop(required_text(matches, "graph")),
+        ),
+    };
+    let (schema, matches, verb) = verb;
+    resolve(schema, matches, surroundings, |_| {
+        Ok(CommandKind::Deploy(verb))
+    })
 }
 
 fn resolve(
@@ -319,7 +400,11 @@ fn resolve(
         return Ok(Parsed::Print(options.print()));
     }
     let command = command(&options)?;
-    Ok(Parsed::Run(Box::new(Invocation { command, options })))
+    Ok(Parsed::Run(Box::new(Invocation {
+        command,
+        options,
+        verbosity: matches.get_count("verbose"),
+    })))
 }
 
 /// The options of a process that is not a command of this program, by the name of a schema.
@@ -332,9 +417,20 @@ pub(crate) fn options_of(name: &str, surroundings: &Surroundings) -> Result<Reso
     Ok(schema(name).resolve(&sources)?)
 }
 
-/// `dynamo --model M` is short for `dynamo run in=text --model M`.
+/// `dynamo --model M` is short for `dynamo run in=text --model M`, and `--out_dir` is what the
+/// design of graphs called `--out-dir`.
 fn with_short_form(arguments: &[OsString]) -> Vec<OsString> {
     let mut arguments = arguments.to_vec();
+    if arguments.get(1).is_some_and(|word| word == "deploy") {
+        for word in &mut arguments {
+            let rest = word
+                .to_str()
+                .and_then(|text| text.strip_prefix("--out_dir"));
+            if let Some(rest) = rest.filter(|rest| rest.is_empty() || rest.starts_with('=')) {
+                *word = format!("--out-dir{rest}").into();
+            }
+        }
+    }
     let first = arguments.get(1).and_then(|word| word.to_str());
     let is_option = first.is_some_and(|word| {
         word.starts_with('-') && !matches!(word, "-h" | "--help" | "-V" | "--version")
@@ -391,6 +487,8 @@ pub(crate) fn root() -> Command {
         .subcommand(model_command())
         .subcommand(bench_command())
         .subcommand(doctor_command())
+        .subcommand(deploy_command())
+        .subcommand(Child::command())
         .subcommand(with_options(
             "simulate",
             Command::new("simulate").about(
@@ -428,6 +526,14 @@ fn run_command(name: &'static str, about: &'static str) -> Command {
         Command::new(name)
             .about(about)
             .arg(forms)
+            .arg(
+                Arg::new("engine-words")
+                    .value_name("ENGINE FLAGS")
+                    .num_args(0..)
+                    .last(true)
+                    .allow_hyphen_values(true)
+                    .help("Flags of the engine itself, for out=vllm, sglang and trtllm"),
+            )
             .after_help(RUN_HELP),
     )
 }
@@ -481,13 +587,47 @@ fn doctor_command() -> Command {
         .subcommand(with_options("doctor", routing))
 }
 
+fn deploy_command() -> Command {
+    let graph = |required: bool| {
+        Arg::new("graph")
+            .required(required)
+            .value_name("NAME")
+            .help("The graph's name")
+    };
+    let process = Arg::new("process")
+        .value_name("PROCESS")
+        .help("Only this process, or those of this component");
+    let status = Command::new("status").about("Show graphs that run on this machine");
+    let logs = Command::new("logs").about("Show what the processes of a graph logged");
+    let stop = Command::new("stop").about("Stop a graph: frontends finish first, then workers");
+    let command = Command::new("deploy")
+        .about("Deploy a graph of components: on Kubernetes, on Slurm or on this machine")
+        .args_conflicts_with_subcommands(true)
+        .after_help(DEPLOY_HELP)
+        .subcommand(with_options("deploy-runs", status.arg(graph(false))))
+        .subcommand(with_options(
+            "deploy-logs",
+            logs.arg(graph(true)).arg(process),
+        ))
+        .subcommand(with_options("deploy-runs", stop.arg(graph(true))));
+    with_options("deploy", command)
+}
+
 /// Adds the options of `name`, and what every command has.
 fn with_options(name: &str, command: Command) -> Command {
+    // There, the file is the graph.
+    let short = (name != "deploy").then_some('f');
     let command = command
+        .arg(
+            Arg::new("verbose")
+                .short('v')
+                .action(ArgAction::Count)
+                .help("Log more: -v is --log-level debug, -vv is --log-level trace"),
+        )
         .arg(
             Arg::new("config")
                 .long("config")
-                .short('f')
+                .short(short)
                 .value_name("FILE")
                 .value_hint(ValueHint::FilePath)
                 .value_parser(value_parser!(PathBuf))
@@ -513,6 +653,10 @@ fn completions(matches: &ArgMatches) -> String {
 /// An argument that clap has checked to be there.
 fn required_text(matches: &ArgMatches, name: &str) -> String {
     matches.get_one::<String>(name).cloned().unwrap_or_default()
+}
+
+fn optional_text(matches: &ArgMatches, name: &str) -> Option<String> {
+    matches.get_one::<String>(name).cloned()
 }
 
 fn required_path(matches: &ArgMatches, name: &str) -> PathBuf {

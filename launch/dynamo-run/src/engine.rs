@@ -75,9 +75,11 @@ pub(crate) async fn build(
     };
     let wanted = match output {
         Output::Echo => Wanted::WithoutWeights,
-        Output::Llamacpp | Output::Auto | Output::Endpoint(_) | Output::Servers(_) => {
-            Wanted::Everything
-        }
+        Output::Llamacpp
+        | Output::Auto
+        | Output::Endpoint(_)
+        | Output::Servers(_)
+        | Output::Python(_) => Wanted::Everything,
     };
     let model = open(process, model, wanted).await?;
     if model.card().chat_template == Some(TemplateSource::Plain) {
@@ -90,9 +92,11 @@ pub(crate) async fn build(
     let (model, assets) = load_assets(process, model).await?;
     let (model, engine): (LocalModel, Arc<dyn Engine>) = match output {
         Output::Echo => (model, Arc::new(EchoEngine::new(echo))),
-        Output::Llamacpp | Output::Auto | Output::Endpoint(_) | Output::Servers(_) => {
-            start_llamacpp(process, model).await?
-        }
+        Output::Llamacpp
+        | Output::Auto
+        | Output::Endpoint(_)
+        | Output::Servers(_)
+        | Output::Python(_) => start_llamacpp(process, model).await?,
     };
     Ok(Local {
         name: model.card().name.clone(),

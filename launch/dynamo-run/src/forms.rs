@@ -3,6 +3,7 @@
 
 use dynamo_backends::{AddressError, BackendAddress};
 use dynamo_runtime::discovery::EndpointId;
+use std::fmt;
 use std::path::PathBuf;
 
 /// Where requests come from.
@@ -35,6 +36,39 @@ pub(crate) enum Output {
     Endpoint(EndpointId),
     /// OpenAI-compatible servers, as they are.
     Servers(Vec<BackendAddress>),
+    /// An engine written in Python, as a process beside this one.
+    Python(PythonEngine),
+}
+
+/// Engines whose workers are components of the Python package.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PythonEngine {
+    Vllm,
+    Sglang,
+    Trtllm,
+}
+
+impl PythonEngine {
+    /// By the name of its component.
+    fn of(name: &str) -> Option<Self> {
+        let all = [Self::Vllm, Self::Sglang, Self::Trtllm];
+        all.into_iter().find(|engine| engine.as_str() == name)
+    }
+
+    /// Its component's name: `dynamo.NAME`.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Vllm => "vllm",
+            Self::Sglang => "sglang",
+            Self::Trtllm => "trtllm",
+        }
+    }
+}
+
+impl fmt::Display for PythonEngine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
 }
 
 /// The words after `run`: at most one of each form and one model; servers may be several.
@@ -43,6 +77,8 @@ pub(crate) struct Forms {
     pub(crate) input: Option<Input>,
     pub(crate) output: Option<Output>,
     pub(crate) model: Option<String>,
+    /// Words after `--`, for an engine that is written in Python.
+    pub(crate) engine_words: Vec<String>,
 }
 
 /// Why the words after `run` make no sense.
@@ -53,11 +89,11 @@ pub(crate) enum FormError {
     )]
     Input(String),
     #[error(
-        "out={0} is not an engine; use out=echo, llamacpp, auto, dyn, dyn://NAMESPACE.COMPONENT.ENDPOINT or http://HOST:PORT"
+        "out={0} is not an engine; use out=echo, llamacpp, vllm, sglang, trtllm, auto, dyn, dyn://NAMESPACE.COMPONENT.ENDPOINT or http://HOST:PORT"
     )]
     Output(String),
     #[error(
-        "{0} is not part of this version; use out=echo, llamacpp, auto or dyn://NAMESPACE.COMPONENT.ENDPOINT"
+        "{0} is not part of this version; use out=echo, llamacpp, vllm, sglang, trtllm, auto or dyn://NAMESPACE.COMPONENT.ENDPOINT"
     )]
     NotYet(String),
     #[error("in=batch needs a file; write in=batch:FILE.jsonl")]
@@ -75,14 +111,7 @@ pub(crate) enum FormError {
 }
 
 /// Forms and engines that the command line knows and this version does not have.
-const NOT_YET: &[&str] = &[
-    "in=grpc",
-    "out=mocker",
-    "out=mistralrs",
-    "out=vllm",
-    "out=sglang",
-    "out=trtllm",
-];
+const NOT_YET: &[&str] = &["in=grpc", "out=mocker", "out=mistralrs"];
 
 impl Forms {
     /// Reads the words, in any order. Endpoints that name no namespace are in the process's own.
@@ -158,7 +187,10 @@ fn parse_output(word: &str, value: &str, namespace: &str) -> Result<Output, Form
             let server = value.parse().map_err(FormError::Server)?;
             Ok(Output::Servers(vec![server]))
         }
-        _ => Err(FormError::Output(value.to_owned())),
+        _ => match PythonEngine::of(value) {
+            Some(engine) => Ok(Output::Python(engine)),
+            None => Err(FormError::Output(value.to_owned())),
+        },
     }
 }
 
@@ -183,6 +215,7 @@ mod tests {
         let expected = Forms {
             input: Some(Input::Http),
             output: Some(Output::Echo),
+            engine_words: Vec::new(),
             model: Some("m.gguf".to_owned()),
         };
         assert_eq!(
@@ -214,7 +247,10 @@ mod tests {
             Err(FormError::Input("htpp".to_owned()))
         );
         assert_eq!(forms(&["in=batch:"]), Err(FormError::BatchWithoutFile));
-        assert!(matches!(forms(&["out=vllm"]), Err(FormError::NotYet(_))));
+        assert!(matches!(
+            forms(&["out=mistralrs"]),
+            Err(FormError::NotYet(_))
+        ));
         assert!(matches!(
             forms(&["in=text", "in=http"]),
             Err(FormError::Twice { form: "in=", .. })

@@ -12,6 +12,8 @@ mod bench;
 mod bench_routing;
 mod cli;
 mod console;
+mod deploy;
+mod deploy_flags;
 mod doctor;
 pub mod embedded;
 mod engine;
@@ -24,6 +26,7 @@ mod output;
 mod planes;
 mod process;
 mod python;
+mod python_engine;
 mod reference;
 mod router;
 mod run;
@@ -33,15 +36,25 @@ use dynamo_runtime::shutdown::ExitStatus;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-/// Runs a command line to its end, the program's name first. The rest of what it depends on it finds
-/// around the process; `interpreter` is the Python that runs it, if one does.
-pub fn command(arguments: Vec<OsString>, interpreter: Option<PathBuf>) -> ExitStatus {
+/// Runs a command line to its end, the program's name first; its exit code. The rest of what it depends
+/// on it finds around the process; `interpreter` is the Python that runs it, if one does.
+pub fn command(arguments: Vec<OsString>, interpreter: Option<PathBuf>) -> u8 {
     let mut surroundings = loader::Surroundings::of_this_process(arguments);
     surroundings.interpreter = interpreter;
     if let Some(graph) = python::graph_arguments(&surroundings.arguments) {
-        return python::serve_graph(&surroundings, graph);
+        return python::serve_graph(&surroundings, graph).code();
     }
     match cli::parse(&surroundings) {
+        Ok(cli::Parsed::Become(child)) => deploy::become_program(&child),
+        parsed => run_parsed(parsed, surroundings).code(),
+    }
+}
+
+fn run_parsed(
+    parsed: Result<cli::Parsed, cli::UsageError>,
+    surroundings: loader::Surroundings,
+) -> ExitStatus {
+    match parsed {
         Ok(cli::Parsed::Run(invocation)) => process::start(*invocation, surroundings),
         Ok(cli::Parsed::Print(text)) => {
             output::print(&text);
@@ -51,6 +64,8 @@ pub fn command(arguments: Vec<OsString>, interpreter: Option<PathBuf>) -> ExitSt
             Ok(()) => ExitStatus::Success,
             Err(error) => fail(&error, ExitStatus::Failure),
         },
+        // The caller has seen to it.
+        Ok(cli::Parsed::Become(_)) => ExitStatus::Failure,
         Err(cli::UsageError::Clap(error)) => {
             // Help and version are errors to clap, and answers to the user.
             let status = match error.use_stderr() {

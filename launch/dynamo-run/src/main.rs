@@ -3,6 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let status = dynamo_run::command(std::env::args_os().collect(), None);
-    ExitCode::from(status.code())
+    ExitCode::from(dynamo_run::command(std::env::args_os().collect(), None))
 }

@@ -3,7 +3,9 @@
 use crate::cli::{CommandKind, Invocation};
 use crate::loader::Surroundings;
 use crate::output::complain;
-use crate::{bench, bench_routing, doctor, engine, metrics, mocker, planes, router, run, simulate};
+use crate::{
+    bench, bench_routing, deploy, doctor, engine, metrics, mocker, planes, router, run, simulate,
+};
 use anyhow::{Context, bail};
 use dynamo_config::Resolved;
 use dynamo_runtime::component::DistributedRuntime;
@@ -56,7 +58,11 @@ pub(crate) fn start(invocation: Invocation, surroundings: Surroundings) -> ExitS
 }
 
 async fn run(invocation: Invocation, surroundings: Surroundings) -> ExitStatus {
-    let Invocation { command, options } = invocation;
+    let Invocation {
+        command,
+        options,
+        verbosity,
+    } = invocation;
     let mut telemetry_options =
         TelemetryOptions::new(options.get(), surroundings.stderr_is_terminal);
     if run::is_quiet(&command) && options.source("log_level").is_none_or(is_default) {
@@ -66,6 +72,10 @@ async fn run(invocation: Invocation, surroundings: Surroundings) -> ExitStatus {
             CommandKind::Simulate => "off",
             _ => "warn",
         };
+        level.clone_into(&mut telemetry_options.log);
+    }
+    if verbosity > 0 && options.source("log_level").is_none_or(is_default) {
+        let level = if verbosity > 1 { "trace" } else { "debug" };
         level.clone_into(&mut telemetry_options.log);
     }
     let (process, telemetry) = match Process::open(options, surroundings, &telemetry_options) {
@@ -140,6 +150,7 @@ impl Process {
                 "the planner is not part of this version: set the number of workers by hand, or let an \
                  autoscaler follow the metrics of `dynamo metrics`"
             ),
+            CommandKind::Deploy(verb) => Box::pin(deploy::deploy(self, verb)).await,
             CommandKind::BenchServe => bench::serve(self).await,
             CommandKind::BenchIndex => bench_routing::index(&self).await,
             CommandKind::BenchRouter => bench_routing::router(&self).await,
@@ -200,8 +211,17 @@ impl Process {
         &self,
         drain: impl Future<Output = ()>,
     ) -> anyhow::Result<ExitStatus> {
-        let signals = Signals::system().context("cannot listen for signals")?;
         let work = std::future::pending::<Result<(), Infallible>>();
+        self.serve_while(work, drain).await
+    }
+
+    /// The same for a process that fails when `work` does.
+    pub(crate) async fn serve_while<E: std::fmt::Display>(
+        &self,
+        work: impl Future<Output = Result<(), E>>,
+        drain: impl Future<Output = ()>,
+    ) -> anyhow::Result<ExitStatus> {
+        let signals = Signals::system().context("cannot listen for signals")?;
         let health = self.health.clone();
         let drain = async move {
             health.set_draining();

@@ -54,7 +54,7 @@ pub(crate) fn serve_graph(surroundings: &Surroundings, arguments: &[OsString]) -
 }
 
 /// The interpreter that runs this command, that of the active environment, or any.
-fn interpreter(surroundings: &Surroundings) -> PathBuf {
+pub(crate) fn interpreter(surroundings: &Surroundings) -> PathBuf {
     if let Some(own) = &surroundings.interpreter {
         return own.clone();
     }
@@ -65,7 +65,7 @@ fn interpreter(surroundings: &Surroundings) -> PathBuf {
 }
 
 /// A command as one would type it.
-fn shown(command: &Command) -> String {
+pub(crate) fn shown(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     let words: Vec<String> = words.map(quoted).collect();
     words.join(" ")

@@ -7,10 +7,18 @@ use std::path::Path;
 /// Writes every page.
 pub(crate) fn write(folder: &Path) -> anyhow::Result<()> {
     std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    for (command, title) in REFERENCE {
-        let path = folder.join(format!("{command}.md"));
-        std::fs::write(&path, page(command, title))
-            .with_context(|| format!("cannot write {}", path.display()))?;
+    let pages = REFERENCE
+        .iter()
+        .map(|(command, title)| (format!("{command}.md"), page(command, title)));
+    let schema = format!("{:#}\n", dynamo_graph::json_schema());
+    let graph = [
+        ("graph.md", dynamo_graph::reference_page()),
+        ("graph.schema.json", schema),
+    ];
+    let graph = graph.map(|(name, text)| (name.to_owned(), text));
+    for (name, text) in pages.chain(graph) {
+        let path = folder.join(name);
+        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(())
 }

@@ -4,10 +4,11 @@ use crate::backends;
 use crate::cli::CommandKind;
 use crate::console;
 use crate::engine::{self, Local};
-use crate::forms::{Forms, Input, Output};
+use crate::forms::{Forms, Input, Output, PythonEngine};
 use crate::memory;
 use crate::output::print_line;
 use crate::process::Process;
+use crate::python_engine;
 use anyhow::{Context, bail};
 use dynamo_backends::{BackendAddress, BackendOptions, Backends};
 use dynamo_config::Source;
@@ -29,6 +30,7 @@ use dynamo_runtime::discovery::EndpointId;
 use dynamo_runtime::shutdown::ExitStatus;
 use dynamo_runtime::status::EndpointStatus;
 use dynamo_runtime::tls::HttpTlsOptions;
+use std::future::{pending, ready};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -37,6 +39,9 @@ use tokio_util::sync::CancellationToken;
 
 /// How long text, stdin and batch wait for a worker to announce a model.
 const WAIT_FOR_MODEL: Duration = Duration::from_secs(10);
+
+/// How long they wait for one that an engine beside them is loading: large models take minutes.
+const WAIT_FOR_ENGINE: Duration = Duration::from_secs(3_600);
 
 /// How often they look.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
@@ -59,6 +64,7 @@ pub(crate) fn is_quiet(command: &CommandKind) -> bool {
         | CommandKind::BenchRouter
         | CommandKind::BenchIndex
         | CommandKind::Simulate
+        | CommandKind::Deploy(_)
         | CommandKind::DoctorRouting => true,
     }
 }
@@ -67,13 +73,14 @@ pub(crate) fn is_quiet(command: &CommandKind) -> bool {
 pub(crate) async fn run(process: Process, forms: Forms) -> anyhow::Result<ExitStatus> {
     let options: &ModelOptions = process.options.get();
     let has_model = forms.model.is_some() || options.model_path.is_some();
-    let output = forms.output.unwrap_or(if has_model {
+    let output = forms.output.clone().unwrap_or(if has_model {
         Output::Llamacpp
     } else {
         Output::Auto
     });
     let input = forms
         .input
+        .clone()
         .unwrap_or(if process.surroundings.stdin_is_terminal {
             Input::Text
         } else {
@@ -83,6 +90,9 @@ pub(crate) async fn run(process: Process, forms: Forms) -> anyhow::Result<ExitSt
         bail!(
             "out=auto uses the models that workers announce: leave the model out, or choose an engine such as out=llamacpp"
         );
+    }
+    if let Output::Python(engine) = output {
+        return Box::pin(beside(process, input, engine, &forms)).await;
     }
     let output = match servers(&process, output)? {
         Ok(servers) if input == Input::Http => {
@@ -99,14 +109,14 @@ pub(crate) async fn run(process: Process, forms: Forms) -> anyhow::Result<ExitSt
         Input::Http => {
             let registry = registry(&process);
             let local = attach(&process, &registry, &output, forms.model.as_deref()).await?;
-            http(process, registry, local, None).await
+            http(process, registry, local, None, None).await
         }
         input @ (Input::Text | Input::Stdin | Input::Batch(_)) => {
             let registry = registry(&process);
             let local = attach(&process, &registry, &output, forms.model.as_deref()).await?;
             let name = match &local {
                 Some(local) => Some(local.name.clone()),
-                None => announced(&process, &registry).await?,
+                None => announced(&process, &registry, WAIT_FOR_MODEL).await?,
             };
             let frontend: &FrontendOptions = process.options.get();
             let limits = PreprocessLimits {
@@ -114,6 +124,60 @@ pub(crate) async fn run(process: Process, forms: Forms) -> anyhow::Result<ExitSt
             };
             let client = LocalClient::new(registry, process.environment.clone(), limits);
             Box::pin(console::run(process, client, name.as_deref(), input)).await
+        }
+    }
+}
+
+/// An engine in Python beside this process, and what asks it.
+async fn beside(
+    process: Process,
+    input: Input,
+    engine: PythonEngine,
+    forms: &Forms,
+) -> anyhow::Result<ExitStatus> {
+    let options: &ModelOptions = process.options.get();
+    let model = forms.model.as_deref().or(options.model_path.as_deref());
+    let own = |namespace: &str| EndpointId::parse_with_defaults("dyn://", namespace);
+    let endpoint = match &input {
+        Input::Endpoint(endpoint) => endpoint.clone(),
+        _ => own(&process.options.get::<RuntimeOptions>().namespace)?,
+    };
+    if input == Input::None {
+        bail!(
+            "in=none does not go with out={engine}: further nodes of its job are started by \
+             python3 -m dynamo.{engine} with its own flags"
+        );
+    }
+    let words = &forms.engine_words;
+    let is_beside = !matches!(input, Input::Endpoint(_));
+    let mut component = python_engine::start(&process, engine, model, &endpoint, words, is_beside)?;
+    let registry = registry(&process);
+    match input {
+        Input::Endpoint(_) | Input::None => {
+            let work = async { Err::<(), _>(component.ended().await) };
+            let status = process.serve_while(work, ready(())).await;
+            component.stop().await;
+            status
+        }
+        Input::Http => {
+            watch(&process, &registry, Scope::Endpoint(endpoint)).await?;
+            http(process, registry, None, None, Some(component)).await
+        }
+        Input::Text | Input::Stdin | Input::Batch(_) => {
+            watch(&process, &registry, Scope::Endpoint(endpoint)).await?;
+            let name = tokio::select! {
+                biased;
+                ended = component.ended() => bail!(ended),
+                name = announced(&process, &registry, WAIT_FOR_ENGINE) => name?,
+            };
+            let frontend: &FrontendOptions = process.options.get();
+            let limits = PreprocessLimits {
+                max_prompt_tokens: frontend.max_prompt_tokens,
+            };
+            let client = LocalClient::new(registry, process.environment.clone(), limits);
+            let status = Box::pin(console::run(process, client, name.as_deref(), input)).await;
+            component.stop().await;
+            status
         }
     }
 }
@@ -145,7 +209,7 @@ async fn behind(
 ) -> anyhow::Result<ExitStatus> {
     let registry = registry(&process);
     let backends = backends::start(&process, &registry, servers, model).await?;
-    http(process, registry, None, Some(backends)).await
+    http(process, registry, None, Some(backends), None).await
 }
 
 /// `dynamo frontend`
@@ -156,7 +220,7 @@ pub(crate) async fn frontend(process: Process) -> anyhow::Result<ExitStatus> {
     let registry = registry(&process);
     let scope = own_scope(&process);
     watch(&process, &registry, scope).await?;
-    http(process, registry, None, None).await
+    http(process, registry, None, None, None).await
 }
 
 /// A registry without models.
@@ -204,6 +268,7 @@ async fn attach(
             Ok(None)
         }
         Output::Servers(_) => bail!("out=http://HOST:PORT goes with in=http"),
+        Output::Python(engine) => bail!("out={engine} is a process of its own"),
     }
 }
 
@@ -239,9 +304,13 @@ async fn watch(process: &Process, registry: &ModelRegistry, scope: Scope) -> any
 }
 
 /// Waits until a model is announced; its name if there is one model, or if one was asked for.
-async fn announced(process: &Process, registry: &ModelRegistry) -> anyhow::Result<Option<String>> {
+async fn announced(
+    process: &Process,
+    registry: &ModelRegistry,
+    limit: Duration,
+) -> anyhow::Result<Option<String>> {
     let options: &ModelOptions = process.options.get();
-    let deadline = Instant::now() + WAIT_FOR_MODEL;
+    let deadline = Instant::now() + limit;
     loop {
         let found = match &options.model_name {
             Some(name) => registry.find(name).is_ok(),
@@ -252,7 +321,7 @@ async fn announced(process: &Process, registry: &ModelRegistry) -> anyhow::Resul
         }
         if Instant::now() > deadline {
             bail!(
-                "no worker announced {} within {WAIT_FOR_MODEL:?}; start one in the same namespace and discovery folder",
+                "no worker announced {} within {limit:?}; start one in the same namespace and discovery folder",
                 options.model_name.as_deref().unwrap_or("a model")
             );
         }
@@ -265,6 +334,7 @@ async fn http(
     registry: ModelRegistry,
     local: Option<Local>,
     backends: Option<Backends>,
+    mut beside: Option<python_engine::Component>,
 ) -> anyhow::Result<ExitStatus> {
     process.serve_status().await?;
     let bound = bind(&process, registry, backends).await?;
@@ -286,8 +356,14 @@ async fn http(
     };
     print_line(&format!("{scheme}://{address}"));
     let mut cut_off = false;
+    let work = async {
+        match &mut beside {
+            Some(component) => Err::<(), _>(component.ended().await),
+            None => pending().await,
+        }
+    };
     let status = process
-        .serve(async {
+        .serve_while(work, async {
             if let Ok(drained) = drained.await
                 && drained.dropped_requests > 0
             {
@@ -301,6 +377,9 @@ async fn http(
         .await?;
     // The engine outlives its last request.
     drop(local);
+    if let Some(component) = beside {
+        component.stop().await;
+    }
     // The frontend and the process count the same time; either may be first.
     Ok(match (status, cut_off) {
         (ExitStatus::Success, true) => ExitStatus::DrainTimedOut,

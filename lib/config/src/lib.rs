@@ -5,6 +5,7 @@
 //! - [`Schema`]: the options of one command, from one or several structs
 //! - [`Sources`] and [`Resolved`]: from command line, environment and file to values
 //! - [`Secret`], [`ByteSize`], and [`Scalar`] for types of your own
+//! - [`nearest`]: the known name that a mistyped one means
 //!
 //! Invariant: flag > environment > file > default, for every option and without exception. This
 //! crate reads neither environment nor files: the binary does so once and hands both over as data.
@@ -85,6 +86,7 @@ pub use choices::Choice;
 pub use choices::choice_index;
 pub use error::{ConfigError, Problem};
 pub use file::{ConfigFile, Format};
+pub use nearest::nearest;
 pub use resolve::{Effective, Resolved, Source, Sources, UnknownVariable};
 pub use schema::Schema;
 pub use secret::Secret;

@@ -5,7 +5,7 @@ const CHARACTERS_PER_EDIT: usize = 3;
 
 /// The known name that `name` most likely means, if any is close: few edits away, or holding all
 /// words of `name` among its own (`port` for `http_port`). Case and dashes do not count.
-pub(crate) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let name = folded(name);
     let limit = (name.chars().count() / CHARACTERS_PER_EDIT).max(1);
     known

@@ -14,7 +14,7 @@ options! {
         /// Address to listen on. Other machines reach only what does not listen on loopback.
         http_host: String = "127.0.0.1".to_owned(), env = "DYN_HTTP_HOST";
         /// Port to listen on; 0 takes a free one.
-        http_port: u16 = 8000, env = "DYN_HTTP_PORT", short = 'p';
+        http_port: u16 = 8000, env = "DYN_HTTP_PORT", short = 'p', alias = "--port";
         /// Key that lets clients in; may be given several times. Without one everybody is let in.
         api_key: Vec<Secret> = Vec::new(), env = "DYN_API_KEY";
         /// File with one such key per line; lines that begin with `#` do not count.

@@ -55,6 +55,9 @@ pub struct ModelCard {
     /// Where the chat template comes from; none for a base model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chat_template: Option<TemplateSource>,
+    /// The LoRA adapter that its requests are served with; none for a model as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lora: Option<String>,
     /// What the worker that announced the card can hold.
     #[serde(default)]
     pub runtime: RuntimeInfo,
@@ -165,6 +168,7 @@ impl ModelCard {
             generation: GenerationDefaults::default(),
             tokenizer: TokenizerSource::Byte,
             chat_template: None,
+            lora: None,
             runtime: RuntimeInfo::default(),
             checksum: String::new(),
         }

@@ -213,6 +213,7 @@ impl Common {
         limits: PreprocessLimits,
     ) -> Result<Prepared, RequestError> {
         let name: Arc<str> = Arc::from(model.card.name.as_str());
+        let lora: Option<Arc<str>> = model.card.lora.as_deref().map(Arc::from);
         let mut requests = Vec::with_capacity(prompts.len() * self.choices as usize);
         let mut echoes = Vec::with_capacity(prompts.len());
         let template = prompts.iter().find_map(|prompt| prompt.template);
@@ -235,7 +236,7 @@ impl Common {
                     sampling: self.sampling.clone(),
                     stop: stop.clone(),
                     logprobs: self.logprobs,
-                    lora_name: None,
+                    lora_name: lora.clone(),
                     cache_salt: self.cache_salt.clone(),
                     priority: self.priority,
                     dp_rank: None,

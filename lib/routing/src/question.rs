@@ -35,7 +35,6 @@ pub(crate) struct Question {
     pub(crate) hashes: Vec<SequenceHash>,
     slip: Option<Arc<RouteSlip>>,
     isl_tokens: u64,
-    lora: Option<Arc<str>>,
     priority: i32,
     allowed: Option<Vec<u64>>,
 }
@@ -51,7 +50,6 @@ impl Question {
         Self {
             hashes: hashes(request, block_size.get() as usize),
             isl_tokens: request.input_len() as u64,
-            lora: request.lora_name.clone(),
             priority: request.priority,
             allowed: slip
                 .as_ref()
@@ -81,8 +79,6 @@ impl Question {
         Self {
             hashes,
             isl_tokens: prompt.isl_tokens,
-            // Who has the adapter is said by who is allowed.
-            lora: None,
             priority: prompt.priority,
             allowed: named
                 .map(|instance| vec![instance])
@@ -98,7 +94,9 @@ impl Question {
             isl_tokens: self.isl_tokens,
             hashes: &self.hashes,
             expected_output_tokens: hints.and_then(|it| it.expected_output_tokens),
-            lora: self.lora.as_deref(),
+            // Its workers are those that announce the model, and an adapter is a model of its own: each
+            // of them has it.
+            lora: None,
             session: hints.and_then(|it| it.session.as_deref()),
             target: Target {
                 allowed: self.allowed.as_deref(),

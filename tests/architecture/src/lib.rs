@@ -9,9 +9,15 @@ pub const LAYERS: &[&[&str]] = &[
     // Real processes and servers for tests: knows the binary and no crate.
     &["dynamo-testkit"],
     // Mechanism and pure domain.
-    &["dynamo-runtime", "dynamo-gguf", "dynamo-kv-router"],
-    // Mechanism over mechanism: what other systems' engines publish, planes with a broker.
-    &["dynamo-engine-events", "dynamo-nats"],
+    &[
+        "dynamo-runtime",
+        "dynamo-gguf",
+        "dynamo-graph",
+        "dynamo-kv-router",
+    ],
+    // Mechanism over mechanism: what other systems' engines publish, planes with a broker, graphs
+    // as processes.
+    &["dynamo-engine-events", "dynamo-nats", "dynamo-deploy"],
     // Workers' news, and whom to ask.
     &["dynamo-routing"],
     // The model's side: pipeline and engines.

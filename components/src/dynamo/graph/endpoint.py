@@ -29,7 +29,7 @@ class EndpointPath(NamedTuple):
         parts = text.removeprefix(SCHEME).split(".")
         if len(parts) != 3 or not all(map(is_name, parts)):
             raise ValueError(
-                f'"{text}" is no endpoint; write dyn://NAMESPACE.COMPONENT.ENDPOINT, each of '
+                f'"{text}", which is no endpoint; write dyn://NAMESPACE.COMPONENT.ENDPOINT, each of '
                 "letters, digits, - and _"
             )
         return cls(*parts)

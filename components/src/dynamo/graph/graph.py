@@ -182,4 +182,4 @@ def _circle(calls: dict[str, tuple[str, ...]]) -> list[str]:
 def _kind(value: Any) -> str:
     if isinstance(value, type):
         return f"the class {value.__name__}"
-    return f"{type(value).__name__} {str(value)[:40]!r}"
+    return f"{value!r:.40} ({type(value).__name__})"

@@ -12,9 +12,11 @@ from types import ModuleType
 from typing import Any
 
 from dynamo.graph.graph import Graph, GraphError
-from dynamo.runtime.arguments.nearest import suggestion
+from dynamo.runtime.arguments.nearest import nearest, suggestion
 
 DEFAULT_NAME = "GRAPH"
+
+_HERE = Path(__file__).parent
 
 
 def load(target: str) -> Graph:
@@ -28,9 +30,8 @@ def load(target: str) -> Graph:
     """
     module_name, colon, name = target.partition(":")
     if not module_name or not all(part.isidentifier() for part in module_name.split(".")):
-        raise GraphError(
-            [f'"{target}" names no module; write MODULE:GRAPH, as in examples.mocker.agg:GRAPH']
-        )
+        meant = f"{_as_module(module_name)}:{name or DEFAULT_NAME}"
+        raise GraphError([f'"{target}" names no module; write MODULE:GRAPH, as in {meant}'])
     name = name or DEFAULT_NAME
     module = _module(module_name)
     if not hasattr(module, name):
@@ -80,6 +81,13 @@ def _module(name: str) -> ModuleType:
         raise GraphError([f"{name} ends the process when it is imported: {error}"]) from error
 
 
+def _as_module(path: str) -> str:
+    """What the path of a file is as a module; an example where it is none."""
+    parts = Path(path).with_suffix("").parts
+    is_path = bool(parts) and all(part.isidentifier() for part in parts)
+    return ".".join(parts) if is_path else "examples.mocker.agg"
+
+
 def _siblings(name: str) -> list[str]:
     """Modules that lie where one was looked for."""
     parent = name.rpartition(".")[0]
@@ -93,14 +101,17 @@ def _siblings(name: str) -> list[str]:
 
 
 def _broken(name: str, error: Exception) -> str:
-    frames = [
-        it for it in traceback.extract_tb(error.__traceback__) if "importlib" not in it.filename
-    ]
+    frames = [it for it in traceback.extract_tb(error.__traceback__) if not _is_ours(it.filename)]
     if isinstance(error, SyntaxError):
         place = f"{error.filename}:{error.lineno}"
         return f"cannot import {name} ({place}): {error.msg}"
     place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
     return f"cannot import {name}{place}: {type(error).__name__}: {error}"
+
+
+def _is_ours(file: str) -> bool:
+    """Whether a file is not the user's: what is wrong does not stand there."""
+    return "importlib" in file or Path(file).parent in (_HERE, _HERE.parent / "deploy")
 
 
 def _place(module: ModuleType) -> str:
@@ -117,7 +128,9 @@ def _check_modules(graph: Graph) -> None:
             found = None
         if found is None:
             last = component.module.rpartition(".")[2]
-            hint = suggestion(last, _siblings(component.module))
+            close = nearest(last, _siblings(component.module))
+            parent = component.module.rpartition(".")[0]
+            hint = f"; did you mean {f'{parent}.{close}'.lstrip('.')}" if close else ""
             problems.append(f"{component.name}: there is no module {component.module}{hint}")
     if problems:
         raise GraphError(problems)

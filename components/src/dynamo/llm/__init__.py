@@ -2,6 +2,7 @@
 
 from dynamo._core import (
     KvEventPublisher,
+    KvIndexer,
     KvRouter,
     ModelInput,
     ModelRuntimeConfig,
@@ -22,6 +23,7 @@ unregister_llm = unregister_model
 
 __all__ = [
     "KvEventPublisher",
+    "KvIndexer",
     "KvRouter",
     "ModelInput",
     "ModelRuntimeConfig",

@@ -78,11 +78,20 @@ def plan(graph: Graph, file: ConfigFile | None, python: str) -> list[Process]:
     return processes
 
 
+@dataclass(frozen=True)
+class _Given:
+    """An option as it was written, and where."""
+
+    key: str
+    node: Node
+    place: str
+
+
 @dataclass
 class _Section:
     """What a file says of a component."""
 
-    options: dict[str, tuple[Node, str]] = field(default_factory=dict)
+    options: dict[str, "_Given"] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
     replicas: int | None = None
 
@@ -155,17 +164,17 @@ class _Planner:
         return section
 
     def read_section(self, name: str, table: Table, section: _Section) -> None:
-        common: dict[str, tuple[Node, str]] = {}
+        common: dict[str, _Given] = {}
         for key, node, line in table:
             if _is(key, COMMON_CONFIGS):
                 common = dict(self.common(name, node, line))
             elif _is(key, SERVICE_ARGS):
                 self.service(name, node, line, section)
             else:
-                section.options[_folded(key)] = (node, self.place(line))
+                section.options[_folded(key)] = _Given(key, node, self.place(line))
         section.options = {**common, **section.options}
 
-    def common(self, name: str, node: Node, line: int) -> Iterator[tuple[str, tuple[Node, str]]]:
+    def common(self, name: str, node: Node, line: int) -> Iterator[tuple[str, "_Given"]]:
         shared = self.table.entries.get(COMMON)
         if not isinstance(shared, Table):
             text = f"{name}.{COMMON_CONFIGS} ({self.place(line)}) names keys of {COMMON}, which the file does not have"
@@ -184,7 +193,8 @@ class _Planner:
         by_name = {_folded(key): key for key in shared.entries}
         for key in wanted:
             if (found := by_name.get(_folded(key))) is not None:
-                yield _folded(key), (shared.entries[found], self.place(shared.lines[found]))
+                place = self.place(shared.lines[found])
+                yield _folded(key), _Given(found, shared.entries[found], place)
             else:
                 hint = suggestion(key, shared.entries)
                 text = f"{name}.{COMMON_CONFIGS} ({self.place(line)}): {COMMON} has no {key}{hint}"
@@ -230,27 +240,27 @@ class _Planner:
     def words(self, component: Component, section: _Section) -> list[str]:
         """The flags of a component: its class's, and over them those of the file."""
         options = words.declared(component.module)
-        given: dict[str, tuple[Node, str]] = {}
+        given: dict[str, _Given] = {}
         found: list[str] = []
         if isinstance(component.arguments, dict):
             for key, value in component.arguments.items():
                 place = f"arguments of {component.title or component.name}"
-                given[_folded(str(key))] = (words.of_python(value), place)
+                given[_folded(str(key))] = _Given(str(key), words.of_python(value), place)
         else:
             found += [str(word) for word in component.arguments]
-        for key, (node, place) in _merged(given, section.options, options).items():
+        for it in _merged(given, section.options, options).values():
             try:
-                found += words.words(key, node, component.module, options)
+                found += words.words(it.key, it.node, component.module, options)
             except words.BadOption as error:
-                self.problems.append(f"{component.name} ({place}): {error}")
+                self.problems.append(f"{component.name} ({it.place}): {error}")
         return found
 
 
 def _merged(
-    given: dict[str, tuple[Node, str]],
-    over: dict[str, tuple[Node, str]],
+    given: dict[str, _Given],
+    over: dict[str, _Given],
     options: Sequence[Option] | None,
-) -> dict[str, tuple[Node, str]]:
+) -> dict[str, _Given]:
     """Both, the second over the first; names of one option are one."""
 
     def canonical(key: str) -> str:

@@ -14,6 +14,8 @@ mod console;
 #[cfg(test)]
 mod dashboard;
 #[cfg(test)]
+mod deploy;
+#[cfg(test)]
 mod drain;
 #[cfg(test)]
 mod etcd;

@@ -25,7 +25,10 @@ fn mistakes_on_the_command_line_exit_with_2_and_say_what_would_work() {
     let place = Place::new();
     let cases: &[(&[&str], &str)] = &[
         (&["run", "in=htpp"], "in=text, stdin, http"),
-        (&["run", "in=http", "out=vllm"], "not part of this version"),
+        (
+            &["run", "in=http", "out=mistralrs"],
+            "not part of this version",
+        ),
         (&["run", "in=http", "in=text"], "given twice"),
         (&["run", "in=batch:"], "in=batch:FILE.jsonl"),
         (

@@ -21,6 +21,7 @@ mod runtime;
 mod serve;
 mod serving;
 mod tokens;
+mod watch;
 
 use pyo3::prelude::*;
 use pyo3::types::PyList;
@@ -32,7 +33,7 @@ use std::path::PathBuf;
 #[pyfunction]
 #[pyo3(signature = (words, interpreter=None))]
 fn command(py: Python<'_>, words: Vec<OsString>, interpreter: Option<PathBuf>) -> u8 {
-    py.detach(|| dynamo_run::command(words, interpreter).code())
+    py.detach(|| dynamo_run::command(words, interpreter))
 }
 
 /// What is declared about every option of a command; of a worker if none is named.

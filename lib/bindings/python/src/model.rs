@@ -205,7 +205,8 @@ pub(crate) struct Registration {
 #[pyo3(signature = (
     model_input, model_type, endpoint, model_path, model_name=None, *,
     context_length=None, kv_cache_block_size=None, runtime_config=None,
-    custom_template_path=None, migration_limit=None, worker_type=None, needs=None, user_data=None
+    custom_template_path=None, lora_name=None, base_model_path=None, max_gpu_lora_count=None,
+    migration_limit=None, worker_type=None, needs=None, user_data=None
 ))]
 #[expect(clippy::too_many_arguments, reason = "the published signature")]
 fn register_model<'py>(
@@ -219,6 +220,9 @@ fn register_model<'py>(
     kv_cache_block_size: Option<u32>,
     runtime_config: Option<&Bound<'py, ModelRuntimeConfig>>,
     custom_template_path: Option<PathBuf>,
+    lora_name: Option<String>,
+    base_model_path: Option<String>,
+    max_gpu_lora_count: Option<u32>,
     migration_limit: Option<u32>,
     worker_type: Option<WorkerType>,
     needs: Option<&Bound<'py, PyAny>>,
@@ -240,7 +244,8 @@ fn register_model<'py>(
             "disaggregated workers are not served yet: leave worker_type and needs out",
         ));
     }
-    let _ = (migration_limit, user_data);
+    // How often answers move is the frontend's; how many adapters fit is the engine's.
+    let _ = (migration_limit, user_data, max_gpu_lora_count);
     let limits = runtime_config.map(|it| it.get().0.lock().clone());
     let limits = limits.unwrap_or_default();
     let structured = match &limits.structured_output {
@@ -252,14 +257,17 @@ fn register_model<'py>(
         (Arc::clone(endpoint.home()), Arc::clone(endpoint.serving()))
     };
     let source = ModelSource {
-        path: model_path,
-        name: model_name,
+        // An adapter speaks with its model's tokenizer.
+        path: base_model_path.unwrap_or(model_path),
+        name: lora_name.clone().or(model_name),
         template: custom_template_path,
     };
     let at = Arc::clone(&home);
     home.promise_nothing(py, "register model", async move {
         let model = at.embedded.model(source, false).await.map_err(trouble)?;
+        let adapter = lora_name.clone();
         let model = model.with_card(|card| {
+            card.lora = lora_name;
             let chats = card.model_types.chat;
             card.model_types.chat = chats && model_type.has(ModelType::CHAT);
             card.model_types.completions = model_type.has(ModelType::COMPLETIONS);
@@ -276,7 +284,10 @@ fn register_model<'py>(
             card.runtime.cannot_continue = limits.cannot_continue;
         });
         let registration = registration(&model, &at.embedded.artefact_cache(), structured)?;
-        serving.register(registration).await.map_err(trouble)
+        match adapter {
+            None => serving.register(registration).await.map_err(trouble),
+            Some(_) => serving.add_adapter(registration).await.map_err(trouble),
+        }
     })
 }
 
@@ -304,18 +315,23 @@ fn registration(
     })
 }
 
-/// The endpoint serves no model any more. A future of the event loop.
+/// The endpoint serves no model any more, or one adapter less. A future of the event loop.
 #[pyfunction]
+#[pyo3(signature = (endpoint, lora_name=None))]
 fn unregister_model<'py>(
     py: Python<'py>,
     endpoint: &Bound<'py, Endpoint>,
+    lora_name: Option<String>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let endpoint = endpoint.get();
     let serving = Arc::clone(endpoint.serving());
     endpoint
         .home()
         .promise_nothing(py, "unregister model", async move {
-            serving.unregister().await.map_err(trouble)
+            match lora_name {
+                None => serving.unregister().await.map_err(trouble),
+                Some(name) => serving.remove_adapter(&name).await.map_err(trouble),
+            }
         })
 }
 

@@ -225,35 +225,11 @@ impl KvRouter {
         block_size: u32,
         arguments: Option<Vec<String>>,
     ) -> PyResult<Self> {
-        let Some(block_size) = NonZeroU32::new(block_size) else {
-            return Err(PyValueError::new_err("block_size needs to be 1 or more"));
-        };
-        let words = arguments.unwrap_or_default().into_iter().map(Into::into);
-        let options = dynamo_run::embedded::router_options(words.collect()).map_err(trouble)?;
-        let mut options: RouterOptions = options.get::<RouterOptions>().clone();
-        if options.router_mode == RouterMode::Auto {
-            options.router_mode = RouterMode::Kv;
-        }
-        let endpoint = endpoint.get();
-        let home = Arc::clone(endpoint.home());
-        let id = endpoint.id().clone();
-        let _guard = crate::home::threads()?.enter();
-        let workers: InstanceFilter = Arc::new(|_| true);
-        let client: TypedClient<EngineRequest, EngineOutput> =
-            home.runtime.endpoint(id.clone()).typed_client();
-        let router = WorkerRouter::start(RouterSetup {
-            runtime: home.runtime.clone(),
-            news: news_endpoint(&id).map_err(trouble)?,
-            bookings: bookings_endpoint(&id, "python", "").map_err(trouble)?,
-            workers,
-            instances: client.untyped().watch_instances(),
-            block_size,
-            options,
-        });
+        let (home, router, client) = follow(endpoint, block_size, arguments)?;
         Ok(Self {
             home,
-            router: Arc::new(router),
-            client: Arc::new(client),
+            router,
+            client,
         })
     }
 
@@ -365,11 +341,107 @@ impl KvRouter {
     }
 }
 
+/// A router that follows an endpoint's workers, with what calls them.
+type Following = (
+    Arc<Home>,
+    Arc<WorkerRouter>,
+    Arc<TypedClient<EngineRequest, EngineOutput>>,
+);
+
+fn follow(
+    endpoint: &Bound<'_, Endpoint>,
+    block_size: u32,
+    arguments: Option<Vec<String>>,
+) -> PyResult<Following> {
+    let Some(block_size) = NonZeroU32::new(block_size) else {
+        return Err(PyValueError::new_err("block_size needs to be 1 or more"));
+    };
+    let words = arguments.unwrap_or_default().into_iter().map(Into::into);
+    let options = dynamo_run::embedded::router_options(words.collect()).map_err(trouble)?;
+    let mut options: RouterOptions = options.get::<RouterOptions>().clone();
+    if options.router_mode == RouterMode::Auto {
+        options.router_mode = RouterMode::Kv;
+    }
+    let endpoint = endpoint.get();
+    let home = Arc::clone(endpoint.home());
+    let id = endpoint.id().clone();
+    let _guard = crate::home::threads()?.enter();
+    let workers: InstanceFilter = Arc::new(|_| true);
+    let client: TypedClient<EngineRequest, EngineOutput> =
+        home.runtime.endpoint(id.clone()).typed_client();
+    let router = WorkerRouter::start(RouterSetup {
+        runtime: home.runtime.clone(),
+        news: news_endpoint(&id).map_err(trouble)?,
+        bookings: bookings_endpoint(&id, "python", "").map_err(trouble)?,
+        workers,
+        instances: client.untyped().watch_instances(),
+        block_size,
+        options,
+    });
+    Ok((home, Arc::new(router), Arc::new(client)))
+}
+
+/// What an endpoint's workers have cached, as they tell it.
+#[pyclass(frozen, module = "dynamo._core")]
+struct KvIndexer {
+    router: Arc<WorkerRouter>,
+    /// Follows the instances for the router.
+    _client: Arc<TypedClient<EngineRequest, EngineOutput>>,
+}
+
+#[pymethods]
+impl KvIndexer {
+    /// `block_size` is the workers' tokens per KV block.
+    #[new]
+    fn new(endpoint: &Bound<'_, Endpoint>, block_size: u32) -> PyResult<Self> {
+        let (_, router, client) = follow(endpoint, block_size, None)?;
+        Ok(Self {
+            router,
+            _client: client,
+        })
+    }
+
+    /// Tokens per KV block.
+    #[getter]
+    fn block_size(&self) -> u32 {
+        self.router.block_size().get()
+    }
+
+    /// How many workers are there, and how many of them tell what they have cached.
+    fn workers(&self) -> (usize, usize) {
+        self.router.workers()
+    }
+
+    /// Who has how much of a prompt, by the hashes of its blocks' own tokens.
+    fn find_matches(&self, block_hashes: Vec<u64>) -> OverlapScores {
+        let mut matches = Matches::default();
+        self.router.index().find_blocks(&block_hashes, &mut matches);
+        let keys: BTreeMap<u32, WorkerKey> = self.router.with_router(|router| {
+            let workers = router.fleet().workers().iter();
+            workers.map(|worker| (worker.slot.0, worker.key)).collect()
+        });
+        scores(&matches, |slot| keys.get(&slot.0).copied())
+    }
+
+    /// The same by its tokens.
+    #[pyo3(signature = (token_ids, lora_name=None))]
+    fn find_matches_for_request(
+        &self,
+        token_ids: Vec<u32>,
+        lora_name: Option<&str>,
+    ) -> OverlapScores {
+        let size = usize::try_from(self.router.block_size().get()).unwrap_or(usize::MAX);
+        let context = HashContext::of(lora_name, None);
+        self.find_matches(block_hashes(&token_ids, size, &context))
+    }
+}
+
 /// What this module has for Python.
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(compute_block_hash_for_seq, module)?)?;
     module.add_function(wrap_pyfunction!(compute_sequence_hashes, module)?)?;
     module.add_class::<OverlapScores>()?;
     module.add_class::<RadixTree>()?;
+    module.add_class::<KvIndexer>()?;
     module.add_class::<KvRouter>()
 }

@@ -4,6 +4,7 @@ use crate::client::Client;
 use crate::home::{Home, threads, trouble};
 use crate::mailbox::Mailbox;
 use crate::serving::Serving;
+use crate::watch::watch;
 use dynamo_run::embedded::{self, Embedded};
 use dynamo_runtime::component::{self, Policy};
 use dynamo_runtime::discovery::{EndpointId, InstanceId};
@@ -75,13 +76,22 @@ impl DistributedRuntime {
             mailbox.close(py);
             PyValueError::new_err(error)
         })?;
+        let home = Arc::new(Home {
+            tasks: runtime.tasks().child(),
+            embedded,
+            runtime,
+            mailbox,
+        });
+        let thread = py
+            .import("threading")?
+            .call_method0("get_ident")?
+            .extract()?;
+        let _guard = threads()?.enter();
+        let watching = Arc::clone(&home);
+        home.tasks
+            .spawn_until_cancelled("event loop watch", watch(watching, thread));
         Ok(Self {
-            home: Arc::new(Home {
-                tasks: runtime.tasks().child(),
-                embedded,
-                runtime,
-                mailbox,
-            }),
+            home,
             serving: Arc::default(),
         })
     }

@@ -9,10 +9,11 @@ use crate::home::Home;
 use crate::model::Registration;
 use crate::publish::Told;
 use crate::serve::{Function, PythonHandler};
+use dynamo_llm::model_set::MODEL_CARD_KIND;
 use dynamo_llm::worker::{ObservedEndpoint, Worker, WorkerError};
 use dynamo_protocols::engine::EngineRequest;
 use dynamo_runtime::component::AnnouncedInstance;
-use dynamo_runtime::discovery::{EndpointId, InstanceId};
+use dynamo_runtime::discovery::{CardRecord, DiscoveryError, EndpointId, InstanceId};
 use pyo3::prelude::*;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,6 +36,8 @@ struct State {
     function: Option<Arc<Function>>,
     canary: Option<EngineRequest>,
     registration: Option<Registration>,
+    /// What is announced beside the model: its adapters.
+    adapters: Vec<CardRecord>,
     served: Option<Served>,
     announced: Option<AnnouncedInstance>,
 }
@@ -98,11 +101,46 @@ impl Serving {
         self.bring_up(&mut state).await
     }
 
+    /// Announces an adapter of the model that is served here.
+    pub(crate) async fn add_adapter(&self, adapter: Registration) -> Result<(), AdapterError> {
+        let mut state = self.state.lock().await;
+        if !matches!(state.served, Some(Served::Model(_))) {
+            return Err(AdapterError::NoModel(self.endpoint.clone()));
+        }
+        let offer = adapter.offer;
+        let card = CardRecord {
+            kind: MODEL_CARD_KIND.to_owned(),
+            name: offer.name,
+            endpoint: self.endpoint.clone(),
+            body: offer.card,
+            // The model's own worker serves the files of both.
+            artefacts: offer
+                .artefacts
+                .into_iter()
+                .map(|(artefact, _)| artefact)
+                .collect(),
+        };
+        self.home.runtime.announcer().put_card(card.clone()).await?;
+        state.adapters.retain(|other| other.name != card.name);
+        state.adapters.push(card);
+        Ok(())
+    }
+
+    /// Withdraws an adapter.
+    pub(crate) async fn remove_adapter(&self, name: &str) -> Result<(), AdapterError> {
+        let mut state = self.state.lock().await;
+        let Some(at) = state.adapters.iter().position(|it| it.name == name) else {
+            return Err(AdapterError::Unknown(name.to_owned()));
+        };
+        let card = state.adapters.remove(at);
+        Ok(self.home.runtime.announcer().remove_card(&card).await?)
+    }
+
     async fn bring_up(&self, state: &mut State) -> Result<(), WorkerError> {
         let Some(function) = state.function.clone() else {
             return Ok(());
         };
-        take_down(state, true).await;
+        self.take_down(state, true).await;
         let (runtime, id) = (&self.home.runtime, &self.endpoint);
         let telemetry = self.home.embedded.worker_telemetry();
         let served = match &state.registration {
@@ -134,6 +172,20 @@ impl Serving {
         Ok(())
     }
 
+    async fn take_down(&self, state: &mut State, gently: bool) {
+        state.announced = None;
+        for card in state.adapters.drain(..) {
+            if let Err(error) = self.home.runtime.announcer().remove_card(&card).await {
+                tracing::warn!(adapter = card.name, %error, "could not withdraw an adapter now");
+            }
+        }
+        match state.served.take() {
+            Some(Served::Plain(plain)) if gently => plain.drain().await,
+            Some(Served::Model(worker)) if gently => worker.drain().await,
+            Some(_) | None => {}
+        }
+    }
+
     /// Takes the instance out of discovery.
     pub(crate) async fn hide(&self) {
         if let Some(announced) = &self.state.lock().await.announced {
@@ -153,7 +205,7 @@ impl Serving {
         let gently = gently && self.graceful.load(Ordering::Relaxed);
         let mut state = self.state.lock().await;
         state.function = None;
-        take_down(&mut state, gently).await;
+        self.take_down(&mut state, gently).await;
         *self.instance.lock() = None;
         self.stopped.cancel();
     }
@@ -164,11 +216,18 @@ impl Serving {
     }
 }
 
-async fn take_down(state: &mut State, gently: bool) {
-    state.announced = None;
-    match state.served.take() {
-        Some(Served::Plain(plain)) if gently => plain.drain().await,
-        Some(Served::Model(worker)) if gently => worker.drain().await,
-        Some(_) | None => {}
-    }
+/// Why an adapter cannot be announced or withdrawn.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AdapterError {
+    /// Its model has to be there first.
+    #[error(
+        "{0} serves no model yet: register the model and serve the endpoint before its adapters"
+    )]
+    NoModel(EndpointId),
+    /// It was never announced.
+    #[error("no adapter {0:?} is registered")]
+    Unknown(String),
+    /// Discovery does not take it.
+    #[error(transparent)]
+    Discovery(#[from] DiscoveryError),
 }

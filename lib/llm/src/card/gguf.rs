@@ -113,6 +113,7 @@ fn card(path: &Path, header: &GgufHeader) -> Result<ModelCard, GgufError> {
         } else {
             TemplateSource::Plain
         }),
+        lora: None,
         runtime: RuntimeInfo::default(),
         checksum: String::new(),
     })

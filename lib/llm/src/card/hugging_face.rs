@@ -109,6 +109,7 @@ pub(super) fn read(folder: &Path) -> Result<(ModelCard, Vec<(ArtefactRef, PathBu
         generation: defaults(&generation),
         tokenizer: TokenizerSource::HuggingFace(tokenizer),
         chat_template,
+        lora: None,
         runtime: RuntimeInfo::default(),
         checksum: String::new(),
     };

@@ -411,7 +411,8 @@ pub async fn a_deadline_ends_the_answer_and_the_work(backend: &dyn TestBackend) 
     let own = progress.clone();
     let pair = Pair::start(backend, move |_| Ok(endless(1, 1, &own))).await;
     let call = RequestHeader {
-        deadline: Some(Instant::now() + Duration::from_millis(300)),
+        // Long enough for a busy machine to take the call first.
+        deadline: Some(Instant::now() + Duration::from_secs(2)),
         ..header("r")
     };
     let (items, end) = read(pair.call(call, b"").await).await;

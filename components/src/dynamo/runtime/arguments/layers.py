@@ -13,7 +13,7 @@ from typing import Any
 from dynamo.runtime.arguments.declaration import Option, Raw, Shape, names
 from dynamo.runtime.arguments.document import Items, Node, Scalar, Table, plain
 from dynamo.runtime.arguments.kinds import BY_NAME, BadValue
-from dynamo.runtime.arguments.nearest import nearest, suggestion
+from dynamo.runtime.arguments.nearest import nearest
 
 #: Longest part of a bad value that a message shows, in characters.
 _MAX_SHOWN = 80
@@ -220,10 +220,12 @@ class _FileReader:
         return True
 
     def unknown(self, key: str, shown: str, line: int) -> None:
-        known = [*names(self.options), self.section, *self.groups, *(self.engine_keys or ())]
-        place = self.file.source(line)
-        text = f"unknown key {shown} ({place}){suggestion(key, known)}"
-        self.resolved.problems.append(text)
+        # What a flag is called leads to the key that files have for it.
+        keys = {name: option.key for option in self.options for name in names([option])}
+        known = [*keys, self.section, *self.groups, *(self.engine_keys or ())]
+        close = nearest(key, known)
+        hint = f"; did you mean {keys.get(close, close)}" if close else ""
+        self.resolved.problems.append(f"unknown key {shown} ({self.file.source(line)}){hint}")
 
 
 class _Nested:

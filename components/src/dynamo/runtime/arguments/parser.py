@@ -240,7 +240,7 @@ class DynamoFlexibleArgumentParser(Declares, argparse.ArgumentParser):
         try:
             is_on = kinds.BOOLEAN.read(value)
         except kinds.BadValue as error:
-            self.error(f"{action.dest} (flag {flag}): {value!r} {error}")
+            self.error(f'{action.dest} (flag {flag}): "{value}" {error}')
         is_off_flag = flag.startswith("--no-") and flag in action.option_strings[1:]
         name = flag.removeprefix("--no-") if is_off_flag else flag.removeprefix("--")
         return f"--{name}" if is_on != is_off_flag else f"--no-{name}"
@@ -276,7 +276,8 @@ class DynamoFlexibleArgumentParser(Declares, argparse.ArgumentParser):
         for word in extras:
             flag = word.partition("=")[0]
             if word.startswith("--"):
-                problems.append(f"unknown flag {flag}{suggestion(flag, known)}")
+                hint = suggestion(flag, known) or "; --help shows those there are"
+                problems.append(f"unknown flag {flag}{hint}")
             elif word.startswith("-") and len(word) > 1:
                 problems.append(f"unknown flag {word}")
             elif not is_value:

@@ -97,7 +97,10 @@ class _Reader:
         if (rest := self.line) is not None and rest.text != "...":
             if rest.text.startswith("---"):
                 raise SyntaxTrouble(rest.number, "one document is expected")
-            raise SyntaxTrouble(rest.number, "this line is indented less than what it belongs to")
+            raise SyntaxTrouble(
+                rest.number,
+                f"this line is indented by {rest.indent}, which no line above it that it could belong to is",
+            )
         if isinstance(node, Scalar) and node.is_null:
             return Table(1)
         if not isinstance(node, Table):
@@ -173,7 +176,10 @@ class _Reader:
         if line.text.startswith("\t"):
             raise SyntaxTrouble(line.number, "a tab cannot indent, use spaces")
         if line.indent > indent:
-            raise SyntaxTrouble(line.number, "this line is indented more than the one it follows")
+            raise SyntaxTrouble(
+                line.number,
+                f"this line is indented by {line.indent}, which no line above it that it could belong to is",
+            )
         raise SyntaxTrouble(
             line.number, f'expected "key: value" or "- item", not {_short(line.text)}'
         )
