@@ -24,6 +24,23 @@ PATIENCE = 300
 MODEL = "tiny"
 
 
+#: Asks the endpoint of its first argument with the JSON of the second, prints the answer.
+ASK = """
+import asyncio, json, sys
+from dynamo.runtime import *
+
+@dynamo_worker()
+async def main(runtime):
+    endpoint = runtime.namespace("dynamo").component("backend").endpoint(sys.argv[1])
+    client = await endpoint.client()
+    await client.wait_for_instances(30)
+    async for item in await client.generate(json.loads(sys.argv[2]), annotated=False):
+        print(json.dumps(item))
+
+asyncio.run(main())
+"""
+
+
 def until(condition, what, patience=PATIENCE):
     """Waits until a condition gives something true, which is given back."""
     deadline = time.monotonic() + patience
@@ -167,6 +184,18 @@ class Fleet:
     def get(self, path):
         with urllib.request.urlopen(self.url + path, timeout=30) as answer:
             return json.loads(answer.read())
+
+    def ask(self, endpoint, **request):
+        """What an endpoint of the workers answers."""
+        done = subprocess.run(
+            [sys.executable, "-c", ASK, endpoint, json.dumps(request)],
+            env=self.env,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=True,
+        )
+        return json.loads(done.stdout)
 
     def busy(self, request_id):
         """The worker that runs a request."""
