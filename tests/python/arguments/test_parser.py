@@ -89,6 +89,7 @@ def test_none_unsets_what_is_optional():
     assert parser({"DYN_MODEL_PATH": "m"}).parse_args(["--model", "none"]).model_path is None
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python reads TOML from 3.11 on")
 def test_the_file_may_be_toml_and_have_sections(tmp_path):
     config = file(tmp_path, 'wait = "1m30s"\n\n[demo]\neager = true\nblock_size = 1_0\n', "c.toml")
     parsed = parser({"DYN_CONFIG": config}).parse_args([])
