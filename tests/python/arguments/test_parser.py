@@ -277,6 +277,21 @@ def test_a_component_prints_what_it_would_do(tmp_path, capsys):
     )
 
 
+def test_help_tells_bounds_defaults_and_variables(capsys):
+    read = DynamoFlexibleArgumentParser("demo")
+    read.add_argument(
+        "--size", type=int, default=16, min=1, max=128, env="DYN_SIZE", help="How big."
+    )
+    read.add_argument("--wait", type=timedelta, default=timedelta(minutes=1.5), help="How long.")
+    read.add_argument("--share", default="50%", help="How much.")
+    with pytest.raises(SystemExit):
+        read.parse_args(["--help"])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "--size SIZE How big. [from 1 to 128] [default: 16] [env: DYN_SIZE]" in printed
+    assert "--wait DURATION How long. [default: 1m30s]" in printed
+    assert "--share SHARE How much. [default: 50%]" in printed
+
+
 def test_the_runtime_s_part_is_printed_as_the_command_prints_it(tmp_path):
     """The same values, the same sources, to the letter."""
     config = file(tmp_path, "runtime:\n  etcd_lease_ttl: 90s\n  otel_sample_ratio: 0.5\n")
