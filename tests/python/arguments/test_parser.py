@@ -89,6 +89,7 @@ def test_none_unsets_what_is_optional():
     assert parser({"DYN_MODEL_PATH": "m"}).parse_args(["--model", "none"]).model_path is None
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python reads TOML from 3.11 on")
 def test_the_file_may_be_toml_and_have_sections(tmp_path):
     config = file(tmp_path, 'wait = "1m30s"\n\n[demo]\neager = true\nblock_size = 1_0\n', "c.toml")
     parsed = parser({"DYN_CONFIG": config}).parse_args([])
@@ -274,6 +275,21 @@ def test_a_component_prints_what_it_would_do(tmp_path, capsys):
         "# --tensor-parallel-size 4  # file FILE:2\n"
         "# --dtype half  # flag\n"
     )
+
+
+def test_help_tells_bounds_defaults_and_variables(capsys):
+    read = DynamoFlexibleArgumentParser("demo")
+    read.add_argument(
+        "--size", type=int, default=16, min=1, max=128, env="DYN_SIZE", help="How big."
+    )
+    read.add_argument("--wait", type=timedelta, default=timedelta(minutes=1.5), help="How long.")
+    read.add_argument("--share", default="50%", help="How much.")
+    with pytest.raises(SystemExit):
+        read.parse_args(["--help"])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "--size SIZE How big. [from 1 to 128] [default: 16] [env: DYN_SIZE]" in printed
+    assert "--wait DURATION How long. [default: 1m30s]" in printed
+    assert "--share SHARE How much. [default: 50%]" in printed
 
 
 def test_the_runtime_s_part_is_printed_as_the_command_prints_it(tmp_path):

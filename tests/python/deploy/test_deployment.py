@@ -37,6 +37,20 @@ def test_names_are_made_of_classes():
     assert PrefillWorker().namespace == "dynamo"
 
 
+def test_what_was_given_is_inherited():
+    class Again(Worker):
+        replicas = 3
+
+    class Own(BaseDeployment):
+        pass
+
+    class OfOwn(Own):
+        pass
+
+    assert (Again().name, Again().module, Again().replicas) == ("my_worker", "dynamo.mocker", 3)
+    assert (OfOwn().name, OfOwn().module) == ("of-own", __name__)
+
+
 def test_an_instance_may_say_otherwise():
     other = Worker(replicas=5, resources={"gpu": 8})
     assert (other.replicas, other.resources, other.name) == (5, {"gpu": 8}, "my_worker")

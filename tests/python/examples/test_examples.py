@@ -81,7 +81,6 @@ def test_an_engine_s_example_refuses_what_is_wrong(engine):
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("kind", ["agg", "agg_router", "disagg"])
 def test_graphs_and_their_files_fit(engine, kind):
-    """The engines' packages are somebody else's: here they only need to be there."""
     module = "agg" if kind == "agg_router" else kind
     done = subprocess.run(
         [
@@ -93,8 +92,6 @@ def test_graphs_and_their_files_fit(engine, kind):
         text=True,
         check=False,
     )
-    if f"there is no module dynamo.{engine}" in done.stderr:
-        pytest.skip("the engine's component is not in this checkout")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert f"-m dynamo.{engine} " in lines[0]

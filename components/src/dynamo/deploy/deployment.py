@@ -39,10 +39,12 @@ class BaseDeployment:
 
     def __init_subclass__(cls, **more: Any) -> None:
         super().__init_subclass__(**more)
-        if not cls.__dict__.get("name"):
-            cls.name = _words_of(cls.__name__)
-        if not cls.__dict__.get("module"):
-            cls.module = _named_module(cls) or cls.__module__
+        # What a class that this one is derived from was given is inherited, as attributes are; what
+        # was made for it is made again.
+        if not _is_given(cls, "name"):
+            cls.name = _Made(_words_of(cls.__name__))
+        if not _is_given(cls, "module"):
+            cls.module = _Made(cls.__module__)
         for given in cls.__dict__:
             meant = None if given.startswith("_") else nearest(given, cls._known)
             # A class may have attributes of its own; one that is nearly ours is a mistake.
@@ -61,8 +63,8 @@ class BaseDeployment:
     def component(self) -> Component:
         """The same as data."""
         return Component(
-            name=self.name,
-            module=self.module,
+            name=str(self.name),
+            module=str(self.module),
             namespace=self.namespace,
             endpoints=tuple(self.endpoints),
             calls=self.calls if isinstance(self.calls, str) else tuple(self.calls),
@@ -105,10 +107,15 @@ BaseDeployment._known = frozenset(
 )
 
 
-def _named_module(cls: type) -> str | None:
-    """The module that a base names, as against the one that it is in."""
-    named = ((base, base.__dict__.get("module")) for base in cls.__mro__[1:])
-    return next((module for base, module in named if module not in (None, "", base.__module__)), None)
+class _Made(str):
+    """A name that nobody has given."""
+
+    __slots__ = ()
+
+
+def _is_given(cls: type["BaseDeployment"], attribute: str) -> bool:
+    value = getattr(cls, attribute)
+    return bool(value) and not isinstance(value, _Made)
 
 
 def _words_of(name: str) -> str:

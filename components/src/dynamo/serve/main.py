@@ -43,6 +43,7 @@ def parser() -> DynamoFlexibleArgumentParser:
     """What the command takes."""
     made = DynamoFlexibleArgumentParser(
         "dynamo serve",
+        usage="%(prog)s MODULE:GRAPH [OPTIONS]",
         config_file=False,
         description="Runs the components of a graph on this machine.",
         epilog=_EPILOG,
@@ -57,7 +58,7 @@ def parser() -> DynamoFlexibleArgumentParser:
         default=timedelta(seconds=DEFAULT_DRAIN_SECONDS),
         min=timedelta(0),
         env="DYN_SERVE_DRAIN_TIMEOUT",
-        help="how long each stage of components may take to end; then it is killed [default: 40s]",
+        help="how long each stage of components may take to end; then it is killed",
     )
     made.add_argument(
         "--restart",

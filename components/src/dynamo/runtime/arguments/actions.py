@@ -80,12 +80,13 @@ class Declares:
         if isinstance(more.get("help"), str) and any(
             isinstance(it, str) and it[:1] == "-" for it in flags
         ):
-            more["help"] += _facts(declared)
+            more["help"] += _facts(declared, more)
         given = more.get("type")
         if given is timedelta or isinstance(given, Kind):
             # argparse calls what it is given; reading is ours.
             kind = kinds.of_type(given)
             more["type"] = _Reader(kind)
+            more.setdefault("metavar", kind.name.upper())
         action: argparse.Action = super().add_argument(*flags, **more)  # type: ignore[misc]
         setattr(action, _ATTRIBUTE, declared)
         return action
@@ -197,12 +198,18 @@ def _default(action: argparse.Action, kind: Kind, is_many: bool) -> Any:
     return action.default
 
 
-def _facts(declared: Declared) -> str:
-    facts = []
-    if declared.min is not None or declared.max is not None:
-        bounds = [f"at least {declared.min}"] if declared.min is not None else []
-        bounds += [f"at most {declared.max}"] if declared.max is not None else []
-        facts.append(f" [{', '.join(bounds)}]")
+def _facts(declared: Declared, more: dict[str, Any]) -> str:
+    """What the help of an option says after its text, as that of the `dynamo` command does."""
+    kind, facts = kinds.of_type(more.get("type")), []
+    bounds = Option("", "", (), "", kind, min=declared.min, max=declared.max).bounds
+    if bounds:
+        facts.append(f" [{bounds}]")
+    default = more.get("default")
+    is_told = "default" in more["help"] or isinstance(default, bool | list | tuple)
+    if default not in (None, "", argparse.SUPPRESS) and not is_told and not declared.secret:
+        facts.append(
+            f" [default: {kind.show(default) if not isinstance(default, str) else default}]"
+        )
     if declared.env:
         facts.append(f" [env: {declared.env[0]}]")
     return "".join(facts).replace("%", "%%")
