@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 python=.tools/pytest/bin/python
-imports='import jsonschema, kubernetes_validate, msgspec, openai, pydantic, pytest, uvloop, zmq'
+imports='import jsonschema, kubernetes_validate, msgspec, mypy, openai, pydantic, pytest, uvloop, zmq'
 if ! "$python" -c "$imports" 2>/dev/null; then
     python3 -m venv .tools/pytest
     "$python" -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt

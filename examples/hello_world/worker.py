@@ -1,7 +1,7 @@
 """A worker: an async generator, served at `dyn://hello_world.backend.generate`.
 
-    python3 examples/hello_world/worker.py
-    python3 examples/hello_world/client.py world     # in another terminal
+python3 examples/hello_world/worker.py
+python3 examples/hello_world/client.py world     # in another terminal
 """
 
 import asyncio

@@ -10,7 +10,7 @@ class Worker(BaseDeployment):
 
 class Frontend(BaseDeployment):
     module = "dynamo.frontend"
-    calls = [Worker]
+    calls = (Worker,)
 
 
 GRAPH = [Frontend, Worker]

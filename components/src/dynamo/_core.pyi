@@ -42,6 +42,9 @@ def register_model(
     kv_cache_block_size: int | None = None,
     runtime_config: ModelRuntimeConfig | None = None,
     custom_template_path: str | PathLike[str] | None = None,
+    lora_name: str | None = None,
+    base_model_path: str | None = None,
+    max_gpu_lora_count: int | None = None,
     migration_limit: int | None = None,
     worker_type: WorkerType | None = None,
     needs: Any = None,
@@ -51,8 +54,8 @@ def register_model(
     as well, whichever comes first. A future of the event loop.
     """
 
-def unregister_model(endpoint: Endpoint) -> Future[None]:
-    """The endpoint serves no model any more. A future of the event loop."""
+def unregister_model(endpoint: Endpoint, lora_name: str | None = None) -> Future[None]:
+    """The endpoint serves no model any more, or one adapter less. A future of the event loop."""
 
 def worker_options() -> list[dict[str, Any]]:
     """What is declared about each option of a worker, without its groups."""
@@ -316,6 +319,29 @@ class KvEventPublisher:
         """Listens no more."""
 
 @final
+class KvIndexer:
+    """What an endpoint's workers have cached, as they tell it."""
+
+    def __init__(self, endpoint: Endpoint, block_size: int) -> None: ...
+
+    @property
+    def block_size(self) -> int:
+        """Tokens per KV block."""
+
+    def find_matches(self, block_hashes: Sequence[int]) -> OverlapScores:
+        """Who has how much of a prompt, by the hashes of its blocks' own tokens."""
+
+    def find_matches_for_request(
+        self,
+        token_ids: Sequence[int],
+        lora_name: str | None = None,
+    ) -> OverlapScores:
+        """The same by its tokens."""
+
+    def workers(self) -> tuple[int, int]:
+        """How many workers are there, and how many of them tell what they have cached."""
+
+@final
 class KvRouter:
     """The router of an endpoint's workers: hears what they have cached and how busy they are, and
     chooses whom to ask.
@@ -328,7 +354,11 @@ class KvRouter:
         arguments: Sequence[str] | None = None,
     ) -> None: ...
 
-    def best_worker(self, token_ids: Any, lora_name: Any = None) -> Any:
+    def best_worker(
+        self,
+        token_ids: Sequence[int],
+        lora_name: str | None = None,
+    ) -> tuple[int, int, int]:
         """Where a prompt would go now: worker id, data-parallel rank, and how many leading blocks
         that worker has. Nothing is sent or booked. Raises `KeyError` if nobody could take it.
         """
@@ -337,18 +367,23 @@ class KvRouter:
     def block_size(self) -> int:
         """Tokens per KV block."""
 
-    def generate(self, request: Any, context: Any = None, worker_id: Any = None) -> Any:
+    def generate(
+        self,
+        request: dict[str, Any],
+        context: Context | None = None,
+        worker_id: int | None = None,
+    ) -> Future[Any]:
         """Sends a request, a dictionary as a model's handler gets it, to the worker that it should
         go to. The answer yields dictionaries as such a handler does. A future of the event
         loop.
         """
 
-    def get_potential_loads(self) -> Any:
+    def get_potential_loads(self) -> list[dict[str, Any]]:
         """By worker (id and rank): requests in flight, prompt tokens that wait, blocks in use, as
         this router has booked them.
         """
 
-    def workers(self) -> Any:
+    def workers(self) -> tuple[int, int]:
         """How many workers are there, and how many of them tell what they have cached."""
 
 @final
@@ -437,7 +472,7 @@ class OverlapScores:
         """For each leading block, how many workers have it."""
 
     @property
-    def scores(self) -> dict[Any, int]:
+    def scores(self) -> dict[tuple[int, int], int]:
         """By worker (its id and its data-parallel rank): leading blocks that it has."""
 
 @final

@@ -42,7 +42,7 @@ class BaseDeployment:
         if not cls.__dict__.get("name"):
             cls.name = _words_of(cls.__name__)
         if not cls.__dict__.get("module"):
-            cls.module = cls.__module__
+            cls.module = _named_module(cls) or cls.__module__
         for given in cls.__dict__:
             meant = None if given.startswith("_") else nearest(given, cls._known)
             # A class may have attributes of its own; one that is nearly ours is a mistake.
@@ -103,6 +103,12 @@ class BaseDeployment:
 BaseDeployment._known = frozenset(
     name for name in BaseDeployment.__annotations__ if not name.startswith("_")
 )
+
+
+def _named_module(cls: type) -> str | None:
+    """The module that a base names, as against the one that it is in."""
+    named = ((base, base.__dict__.get("module")) for base in cls.__mro__[1:])
+    return next((module for base, module in named if module not in (None, "", base.__module__)), None)
 
 
 def _words_of(name: str) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from dynamo.graph import words
 from dynamo.graph.component import Component
+from dynamo.graph.words import declared
 from dynamo.runtime.arguments.document import Table
 from dynamo.runtime.arguments.nearest import suggestion
 
@@ -54,6 +55,19 @@ def arguments(component: Component) -> list[str]:
     return found
 
 
+def _check_address(component: Component, words: list[str]) -> None:
+    """A port that nobody outside of the pod can reach is a mistake that is found late."""
+    options = declared(component.module) or []
+    if component.port is None or not any(option.key == "http_host" for option in options):
+        return
+    hosts = [after for word, after in zip(words, words[1:], strict=False) if word == "--http-host"]
+    if not hosts or hosts[-1].startswith("127.") or hosts[-1] == "localhost":
+        raise ManifestError(
+            f"{component.name} listens on loopback, where its port {component.port} cannot be reached; "
+            'add "http-host": "0.0.0.0" to its arguments'
+        )
+
+
 def pod_template(component: Component, graph: str = "") -> dict[str, Any]:
     """The `template` of a Deployment, and of whatever else makes pods."""
     graph = graph or component.namespace
@@ -65,6 +79,7 @@ def pod_template(component: Component, graph: str = "") -> dict[str, Any]:
             f"{component.name} has no image; name what its containers are made from"
         )
     container["command"] = command(component)
+    _check_address(component, container["command"])
     if environment := list(_environment(component, graph)):
         container["env"] = environment
     if ports := list(_ports(component)):

@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# A frontend that routes by what is cached, and WORKERS (4) simulated workers.
+#
+#   MODEL=Qwen/Qwen3-0.6B HTTP_PORT=8000 scripts/launch/mocker/agg_router.sh [flags of the workers]
+#
+# Ctrl-C ends all of it. PYTHON names another interpreter.
+set -euo pipefail
+
+python=${PYTHON:-python3}
+model=${MODEL:-Qwen/Qwen3-0.6B}
+port=${HTTP_PORT:-8000}
+pids=()
+
+# Starts a process, and shows how.
+start() {
+    echo "+ $*" >&2
+    "$@" &
+    pids+=($!)
+}
+
+# Asks the processes to end, the frontend first, and waits for each.
+finish() {
+    trap - EXIT INT TERM
+    for pid in "${pids[@]}"; do
+        kill -TERM "$pid" 2>/dev/null || true
+        wait "$pid" 2>/dev/null || true
+    done
+}
+trap finish EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+start "$python" -m dynamo.frontend --http-port "$port" --router-mode kv
+start "$python" -m dynamo.mocker --model-path "$model" --model-name "${MODEL_NAME:-qwen3}" --num-workers "${WORKERS:-4}" "$@"
+
+# The first that ends by itself ends all.
+wait -n || exit 1
+exit 1

@@ -1,0 +1,1 @@
+"""What stands for TensorRT-LLM: its documented interface, and an engine that gives prompts back."""

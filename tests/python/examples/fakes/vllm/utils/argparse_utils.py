@@ -1,0 +1,7 @@
+"""vLLM's parser."""
+
+import argparse
+
+
+class FlexibleArgumentParser(argparse.ArgumentParser):
+    pass
