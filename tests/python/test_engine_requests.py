@@ -393,6 +393,12 @@ def test_trtllm_gets_all_that_was_asked_for():
         trtllm.sampling_params(read(), Mode.AGGREGATED)
 
 
+def test_greedy_for_trtllm_is_the_most_likely_token():
+    request = read(sampling_options={"temperature": 0.0, "top_p": 0.5, "top_k": 40})
+    params = trtllm.sampling_params(request, Mode.AGGREGATED)
+    assert (params["temperature"], params["top_k"], params["top_p"]) == (None, 1, None)
+
+
 def trtllm_result(tokens, **more):
     choice = SimpleNamespace(
         token_ids=tokens,

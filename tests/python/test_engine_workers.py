@@ -172,47 +172,56 @@ def test_a_worker_that_cannot_start_says_why(start, engine, words, model, status
     assert says in errors.splitlines()[-1]
 
 
-def test_adapters_come_and_go(start, client, deployment, tmp_path):
-    adapter = tmp_path / "adapter"
-    adapter.mkdir()
-    (adapter / "adapter_config.json").write_text("{}")
-    worker = start("sglang", "--enable-lora")
-    listed(client)
-    output = deployment.ask(
-        """
+#: Asks the endpoint of its first argument with the JSON of the second, prints the answer.
+ASK = """
 import asyncio, json, sys
 from dynamo.runtime import *
 
 @dynamo_worker()
 async def main(runtime):
-    component = runtime.namespace("dynamo").component("backend")
-
-    async def ask(name, request):
-        client = await component.endpoint(name).client()
-        await client.wait_for_instances(30)
-        async for item in await client.generate(request, annotated=False):
-            print(json.dumps(item))
-
-    await ask("load_lora", {"lora_name": "mine", "source": {"uri": "/nowhere"}})
-    await ask("load_lora", {"lora_name": "mine", "source": {"uri": "file://" + sys.argv[1]}})
-    await ask("list_loras", {})
-    await ask("unload_lora", {"lora_name": "mine"})
-    await ask("unload_lora", {"lora_name": "other"})
+    endpoint = runtime.namespace("dynamo").component("backend").endpoint(sys.argv[1])
+    client = await endpoint.client()
+    await client.wait_for_instances(30)
+    async for item in await client.generate(json.loads(sys.argv[2]), annotated=False):
+        print(json.dumps(item))
 
 asyncio.run(main())
-""",
-        str(adapter),
-    )
-    nowhere, loaded, held, unloaded, unknown = (json.loads(line) for line in output.splitlines())
-    assert (nowhere["status"], unknown["status"]) == ("error", "error")
+"""
+
+
+def test_adapters_come_and_go(start, client, deployment, tmp_path):
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text("{}")
+    worker = start("sglang", "--enable-lora", "--max-loras-per-batch", "1")
+    listed(client)
+
+    def ask(endpoint, **request):
+        return json.loads(deployment.ask(ASK, endpoint, json.dumps(request)))
+
+    def models():
+        return sorted(model.id for model in client.models.list().data)
+
+    nowhere = ask("load_lora", lora_name="mine", source={"uri": "/nowhere"})
+    assert nowhere["status"] == "error"
     assert "adapter_config.json" in nowhere["message"]
+    source = {"uri": f"file://{adapter}"}
+    loaded = ask("load_lora", lora_name="mine", source=source)
+    assert loaded["status"] == "success", loaded
     assert worker.told("load_lora") == [{"what": "load_lora", "name": "mine", "path": str(adapter)}]
-    # Either the adapter was announced, or it is not held: never loaded and unknown to others.
-    assert held["count"] == (1 if loaded["status"] == "success" else 0)
-    assert unloaded["status"] == loaded["status"]
-    assert len(worker.told("unload_lora")) == 1
-    if loaded["status"] == "error":
-        assert "announces no adapters" in loaded["message"]
+    wait(client, lambda: models() == ["mine", "test-model"], "the adapter's model")
+    held = ask("list_loras")
+    assert held == {"status": "success", "loras": {"mine": loaded["lora_id"]}, "count": 1}
+    client.completions.create(model="mine", prompt="one two", max_tokens=2)
+    assert worker.told("generate")[-1]["lora_path"] == "mine"
+    complete(client, max_tokens=2)
+    assert worker.told("generate")[-1]["lora_path"] is None
+    full = ask("load_lora", lora_name="other", source=source)
+    assert (full["status"], "takes no more" in full["message"]) == ("error", True)
+    assert ask("unload_lora", lora_name="mine")["status"] == "success"
+    assert worker.told("unload_lora") == [{"what": "unload_lora", "name": "mine"}]
+    wait(client, lambda: models() == ["test-model"], "the adapter's end")
+    assert ask("unload_lora", lora_name="mine")["status"] == "error"
 
 
 # --- both halves of a disaggregated deployment, without the network between them

@@ -16,6 +16,7 @@ WORKER = [
     *("-m", "dynamo.vllm", "--model-path", str(CHECKPOINT), "--model-name", MODEL),
     *("--enforce-eager", "--dtype", "float32", "--max-model-len", "2048", "--block-size", "32"),
     *("--enable-log-requests", "--log-level", "debug"),
+    *("--enable-lora", "--max-loras", "1", "--max-lora-rank", "8"),
     # A model of random weights would go on with white space for ever.
     *("--structured-outputs-config", '{"backend": "xgrammar", "disable_any_whitespace": true}'),
 ]

@@ -24,6 +24,23 @@ PATIENCE = 300
 MODEL = "tiny"
 
 
+#: Asks the endpoint of its first argument with the JSON of the second, prints the answer.
+ASK = """
+import asyncio, json, sys
+from dynamo.runtime import *
+
+@dynamo_worker()
+async def main(runtime):
+    endpoint = runtime.namespace("dynamo").component("backend").endpoint(sys.argv[1])
+    client = await endpoint.client()
+    await client.wait_for_instances(30)
+    async for item in await client.generate(json.loads(sys.argv[2]), annotated=False):
+        print(json.dumps(item))
+
+asyncio.run(main())
+"""
+
+
 def until(condition, what, patience=PATIENCE):
     """Waits until a condition gives something true, which is given back."""
     deadline = time.monotonic() + patience
@@ -168,11 +185,21 @@ class Fleet:
         with urllib.request.urlopen(self.url + path, timeout=30) as answer:
             return json.loads(answer.read())
 
+    def ask(self, endpoint, **request):
+        """What an endpoint of the workers answers."""
+        done = subprocess.run(
+            [sys.executable, "-c", ASK, endpoint, json.dumps(request)],
+            env=self.env,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=True,
+        )
+        return json.loads(done.stdout)
+
     def busy(self, request_id):
         """The worker that runs a request."""
         return until(
-            lambda: next(
-                (it for it in self.workers if f"Added request {request_id}" in it.text()), None
-            ),
+            lambda: next((it for it in self.workers if f"-{request_id}" in it.text()), None),
             f"the worker of {request_id}",
         )

@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import signal
 
+import adapter
 import openai
 import pytest
 from conftest import WORKER
@@ -133,9 +135,40 @@ def test_a_client_that_goes_away_aborts_the_engines_request(fleet, client):
     answer = stream(client, "a long one", "goes-away", max_tokens=1_900)
     next(iter(answer))
     answer.close()
-    worker.says("Aborted request(s) goes-away")
+    until(lambda: re.search("Aborted request.*-goes-away", worker.text()), "the abort")
     # Its blocks are free: nothing runs any more.
     until(lambda: fleet.status()["workers"][0]["load"]["used_blocks"] == 0, "free blocks")
+
+
+def test_adapters_come_answer_and_go(fleet, client, tmp_path):
+    fleet.ready(1)
+    adapter.make(tmp_path / "adapter")
+    source = {"uri": f"file://{tmp_path}/adapter"}
+    loaded = fleet.ask("load_lora", lora_name="mine", source=source)
+    assert loaded["status"] == "success", loaded
+    assert fleet.ask("list_loras")["loras"] == {"mine": loaded["lora_id"]}
+
+    def models():
+        return sorted(model.id for model in client.models.list().data)
+
+    until(lambda: models() == ["mine", MODEL], "the adapter's model")
+
+    def text(model):
+        return (
+            client.completions.create(
+                model=model,
+                prompt="x",
+                max_tokens=16,
+                temperature=0,
+                extra_body={"ignore_eos": True},
+            )
+            .choices[0]
+            .text
+        )
+
+    assert text("mine") == text("mine") != text(MODEL)
+    assert fleet.ask("unload_lora", lora_name="mine")["status"] == "success"
+    until(lambda: models() == [MODEL], "the adapter's end")
 
 
 def test_prompts_go_where_the_engine_says_that_they_are_cached(fleet, client):

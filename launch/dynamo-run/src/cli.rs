@@ -9,7 +9,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command, ValueHint, value_parser};
 use clap_complete::Shell;
 use dynamo_backends::BackendOptions;
 use dynamo_bench::{BenchIndexOptions, BenchServeOptions};
-use dynamo_config::{ConfigError, Resolved, Schema, Sources};
+use dynamo_config::{ConfigError, Options, Resolved, Schema, Sources};
 use dynamo_deploy::config::{
     DeployOptions, KubernetesTargetOptions, LocalTargetOptions, LogsOptions, RunFolderOptions,
     SlurmTargetOptions,
@@ -190,17 +190,13 @@ pub(crate) fn schema(command: &str) -> Schema {
             .with::<NewsOptions>()
             .with::<HubOptions>()
             .with::<RuntimeOptions>(),
-        "bench-index" => Schema::new()
-            .with::<BenchIndexOptions>()
-            .with::<RuntimeOptions>(),
+        "bench-index" => of_one::<BenchIndexOptions>(),
         "bench-router" => Schema::new()
             .with::<ReplayOptions>()
             .with::<MockerOptions>()
             .with::<RouterOptions>()
             .with::<RuntimeOptions>(),
-        "bench-serve" => Schema::new()
-            .with::<BenchServeOptions>()
-            .with::<RuntimeOptions>(),
+        "bench-serve" => of_one::<BenchServeOptions>(),
         "router" => Schema::new()
             .with::<RouterServiceOptions>()
             .with::<HttpTlsOptions>()
@@ -208,36 +204,17 @@ pub(crate) fn schema(command: &str) -> Schema {
             .with::<ModelOptions>()
             .with::<NewsOptions>()
             .with::<RuntimeOptions>(),
-        "simulate" => Schema::new()
-            .with::<SimulateOptions>()
-            .with::<RuntimeOptions>(),
+        "simulate" => of_one::<SimulateOptions>(),
         // Workers that are not commands: see `embedded`.
         "worker" => Schema::new()
             .with::<NewsOptions>()
             .with::<CanaryOptions>()
             .with::<HubOptions>()
             .with::<RuntimeOptions>(),
-        "metrics-component" => Schema::new()
-            .with::<MetricsOptions>()
-            .with::<RuntimeOptions>(),
+        "metrics-component" => of_one::<MetricsOptions>(),
         "planner" => Schema::new().with::<RuntimeOptions>(),
-        "deploy" => Schema::new()
-            .with::<DeployOptions>()
-            .with::<KubernetesTargetOptions>()
-            .with::<SlurmTargetOptions>()
-            .with::<LocalTargetOptions>()
-            .with::<RunFolderOptions>()
-            .with::<RuntimeOptions>(),
-        "deploy-logs" => Schema::new()
-            .with::<LogsOptions>()
-            .with::<RunFolderOptions>()
-            .with::<RuntimeOptions>(),
-        "deploy-runs" => Schema::new()
-            .with::<RunFolderOptions>()
-            .with::<RuntimeOptions>(),
-        "doctor" => Schema::new()
-            .with::<DoctorOptions>()
-            .with::<RuntimeOptions>(),
+        "deploy" | "deploy-logs" | "deploy-runs" => deploy_schema(command),
+        "doctor" => of_one::<DoctorOptions>(),
         "model" => Schema::new().with::<HubOptions>().with::<RuntimeOptions>(),
         _ => with_engines(
             Schema::new()
@@ -273,6 +250,25 @@ pub(crate) fn schema(command: &str) -> Schema {
 
 /// Commands that components of a graph are made of.
 const COMPONENTS: &[&str] = &["run", "frontend", "mocker", "router", "metrics-component"];
+
+/// The options of one group, with those of every process.
+fn of_one<T: Options>() -> Schema {
+    Schema::new().with::<T>().with::<RuntimeOptions>()
+}
+
+/// The options of the verbs of `dynamo deploy`.
+fn deploy_schema(command: &str) -> Schema {
+    let schema = match command {
+        "deploy" => Schema::new()
+            .with::<DeployOptions>()
+            .with::<KubernetesTargetOptions>()
+            .with::<SlurmTargetOptions>()
+            .with::<LocalTargetOptions>(),
+        "deploy-logs" => Schema::new().with::<LogsOptions>(),
+        _ => Schema::new(),
+    };
+    schema.with::<RunFolderOptions>().with::<RuntimeOptions>()
+}
 
 /// Variables that start with `DYN_` and belong to something else than a command's options.
 const FOREIGN_ENV: &[&str] = &["DYN_CONFIG"];

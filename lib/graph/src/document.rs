@@ -131,7 +131,7 @@ impl<'a> Reader<'a> {
     fn next(&mut self) -> Result<(Event<'a>, Mark), Refusal> {
         match self.parser.next_event() {
             Some(Ok((event, span))) => Ok((event, mark(&span.start))),
-            Some(Err(error)) => Err((mark(error.marker()), error.info().to_owned())),
+            Some(Err(error)) => Err((mark(error.marker()), error.info())),
             None => Ok((Event::StreamEnd, Mark { line: 1, column: 1 })),
         }
     }

@@ -43,7 +43,7 @@ pub(crate) enum Kind {
     /// Values in order.
     List {
         /// What each is.
-        of: &'static Kind,
+        of: &'static Self,
         /// The fewest.
         min: usize,
         /// The most.
@@ -54,7 +54,7 @@ pub(crate) enum Kind {
         /// The form of the names.
         keys: &'static Form,
         /// What each value is.
-        values: &'static Kind,
+        values: &'static Self,
     },
     /// Keys of their own.
     Object(&'static Object),

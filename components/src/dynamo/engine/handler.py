@@ -29,9 +29,10 @@ class Handler:
     ) -> AsyncIterator[dict[str, Any]]:
         """The handler of the `generate` endpoint.
 
-        An id is made for each call: attempts at a request and its choices share the client's.
+        An id is made for each call, as attempts at a request and its choices share the client's. Its
+        number stands first and has a fixed width: engines abort by the beginning of an id.
         """
-        request_id = f"{context.id()}-{next(self._numbers)}"
+        request_id = f"{next(self._numbers):08x}-{context.id()}"
         try:
             asked = Request.read(request, request_id, context.trace_headers())
         except (TypeError, ValueError) as error:

@@ -1,6 +1,7 @@
 """SGLang's engine (`sgl.Engine`) behind a worker."""
 
 import asyncio
+import functools
 import inspect
 import json
 import logging
@@ -51,6 +52,10 @@ class SglangEngine(Engine):
         handlers = _SignalHandlers()
         self._engine = self._sgl.Engine(server_args=self._args)
         handlers.restore()
+        manager = self._engine.tokenizer_manager
+        own = getattr(manager, "signal_handler_class", None)
+        if own is not None:
+            manager.signal_handler_class = functools.partial(_DrainFirst, own)
         self._takes = inspect.signature(self._engine.async_generate).parameters
         if self.mode is Mode.PREFILL:
             self._bootstrap = self._bootstrap_address()
@@ -239,6 +244,19 @@ class SglangEngine(Engine):
         _check(await self._engine.tokenizer_manager.unload_lora_adapter(asked, None))
 
 
+class _DrainFirst:
+    """In place of SGLang's own handlers of signals, which it sets with the first request: its own
+    would end the process under those who still wait for answers. The worker listens for both signals
+    that ask it to end, of which SGLang leaves one alone."""
+
+    def __init__(self, own: Callable[[Any], Any], manager: Any) -> None:
+        self.running_phase_sigquit_handler = own(manager).running_phase_sigquit_handler
+
+    def sigterm_handler(self, *_: Any) -> None:
+        """SIGTERM drains the worker."""
+        signal.raise_signal(signal.SIGINT)
+
+
 class _SignalHandlers:
     """The process's signal handlers: SIGTERM and SIGINT drain the worker, whatever SGLang sets."""
 
@@ -264,12 +282,15 @@ async def _follow(name: str, page: int, tell: Callable[[Load], None]) -> None:
     tokens where they say blocks."""
     zmq = absent.require("zmq", "sglang")
     asyncio_zmq = absent.require("zmq.asyncio", "sglang")
+    io_struct = absent.require("sglang.srt.managers.io_struct", "sglang")
+    # Later versions write them in a form of their own.
+    receive = getattr(io_struct, "async_sock_recv", None)
     context = asyncio_zmq.Context()
     socket = context.socket(zmq.PULL)
     try:
         socket.bind(name)
         while True:
-            figures = await socket.recv_pyobj()
+            figures = await (receive(socket) if receive else socket.recv_pyobj())
             active = int(getattr(figures, "kv_active_blocks", 0) or 0) // page
             tell(Load(int(figures.data_parallel_rank or 0), active, active))
     except asyncio.CancelledError:

@@ -61,6 +61,12 @@ def sampling_params(request: Request, mode: Mode) -> dict[str, Any]:
     if request.logprobs is not None:
         # It knows no 0: the drawn token's alone.
         params["logprobs"] = max(request.logprobs, 1)
+    if request.temperature == 0:
+        # It takes no 0: greedy is the one most likely token.
+        params.update(temperature=None, top_k=1, top_p=None, min_p=None)
+    if request.max_tokens is None:
+        # Its own default, which it takes no None for.
+        del params["max_tokens"]
     if mode is Mode.PREFILL:
         params.update(max_tokens=1, min_tokens=None)
         params.pop("logprobs", None)

@@ -37,7 +37,10 @@ pub(super) fn objects(context: &PodContext<'_>, component: &Component) -> Vec<Va
 }
 
 fn object(api: &str, kind: &str, metadata: Value, spec: Value) -> Value {
-    json!({ "apiVersion": api, "kind": kind, "metadata": metadata, "spec": spec })
+    let mut object = json!({ "apiVersion": api, "kind": kind });
+    object["metadata"] = metadata;
+    object["spec"] = spec;
+    object
 }
 
 fn metadata(context: &PodContext<'_>, component: &Component, name: &str) -> Value {

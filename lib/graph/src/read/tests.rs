@@ -30,106 +30,97 @@ fn of(components: &str) -> String {
     format!("version: 1.0\nname: g\ncomponents:\n{components}")
 }
 
+/// Mistakes and what has them: components, or a whole file where it begins like one.
+const MISTAKES: &[(&str, &str)] = &[
+    (
+        "two names that are one on Kubernetes",
+        "- name: vllm_worker\n- name: vllm-Worker\n",
+    ),
+    ("one name twice", "- name: a\n- name: b\n- name: a\n"),
+    (
+        "names that leave no room",
+        "version: 1\nname: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\ncomponents:\n- name: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\n",
+    ),
+    (
+        "a Service that is another's",
+        "- name: w\n  parameters: {num_nodes: 2}\n- name: w_nodes\n",
+    ),
+    (
+        "a flag with two values",
+        "- name: w\n  run_config:\n    model_path: a\n    parameters: {model-path: b}\n  parameters: {model_path: a}\n",
+    ),
+    (
+        "a rank of its own",
+        "- name: w\n  run_config: {num_nodes: 2, node_rank: 1}\n",
+    ),
+    (
+        "a rank without nodes",
+        "- name: w\n  run_config: {node_rank: 1}\n",
+    ),
+    (
+        "too few GPUs",
+        "- name: w\n  run_config: {tensor_parallel_size: 16, num_nodes: 2}\n  resources: {gpu: 4}\n",
+    ),
+    (
+        "GPUs that disagree",
+        "- name: w\n  resources: {gpu: 2}\n  environment: {CUDA_VISIBLE_DEVICES: \"0\"}\n",
+    ),
+    (
+        "a conversation",
+        "- name: w\n  run_config: {input: text, output: llamacpp}\n",
+    ),
+    (
+        "several batches",
+        "- name: w\n  replicas: 2\n  run_config: {input: \"batch:p.jsonl\", output: llamacpp}\n",
+    ),
+    (
+        "a batch that is no batch",
+        "- name: w\n  role: worker\n  run_config: {input: \"batch:p.jsonl\"}\n",
+    ),
+    (
+        "a secret on the command line",
+        "- name: w\n  parameters: {api_key: \"${{ secrets.KEY }}\"}\n  cmd: [run, \"${{ secrets.KEY }}\"]\n",
+    ),
+    (
+        "a reference that is none",
+        "- name: w\n  environment: {A: \"${{ env.A }}\", B: \"${{ secrets.B\"}\n",
+    ),
+    (
+        "an engine that is nearly known",
+        "- name: w\n  run_config: {input: \"dyn://a.b.c\", output: vlm}\n",
+    ),
+    (
+        "an endpoint of four parts",
+        "- name: w\n  run_config: {input: \"dyn://a.b.c.d\"}\n",
+    ),
+    (
+        "a flag that its program does not have",
+        "- name: w\n  cmd: [dynamo, mocker]\n  parameters: {speedup_ration: 2}\n",
+    ),
+    (
+        "a file from elsewhere",
+        "- name: w\n  files: [../secret, /etc/passwd]\n",
+    ),
+    (
+        "a key at the wrong place",
+        "- name: w\n  tensor_parallel_size: 2\n  replica: 2\n",
+    ),
+    ("a key twice", "- name: w\n  replicas: 1\n  replicas: 2\n"),
+    ("no YAML", "version: 1\nname: [g\ncomponents: {}\n"),
+    (
+        "another kind of file",
+        "apiVersion: nvidia.com/v1alpha1\nkind: DynamoGraphDeployment\n",
+    ),
+];
+
 #[test]
 fn mistakes_that_only_the_whole_shows() {
-    let long = format!(
-        "version: 1\nname: {0}\ncomponents:\n- name: {0}\n",
-        "a".repeat(30)
-    );
-    let cases = [
-        (
-            "two names that are one on Kubernetes",
-            of("- name: vllm_worker\n- name: vllm-Worker\n"),
-        ),
-        ("one name twice", of("- name: a\n- name: b\n- name: a\n")),
-        ("names that leave no room", long),
-        (
-            "a Service that is another's",
-            of("- name: w\n  parameters: {num_nodes: 2}\n- name: w_nodes\n"),
-        ),
-        (
-            "a flag with two values",
-            of(
-                "- name: w\n  run_config:\n    model_path: a\n    parameters: {model-path: b}\n  parameters: {model_path: a}\n",
-            ),
-        ),
-        (
-            "a rank of its own",
-            of("- name: w\n  run_config: {num_nodes: 2, node_rank: 1}\n"),
-        ),
-        (
-            "a rank without nodes",
-            of("- name: w\n  run_config: {node_rank: 1}\n"),
-        ),
-        (
-            "too few GPUs",
-            of(
-                "- name: w\n  run_config: {tensor_parallel_size: 16, num_nodes: 2}\n  resources: {gpu: 4}\n",
-            ),
-        ),
-        (
-            "GPUs that disagree",
-            of("- name: w\n  resources: {gpu: 2}\n  environment: {CUDA_VISIBLE_DEVICES: \"0\"}\n"),
-        ),
-        (
-            "a conversation",
-            of("- name: w\n  run_config: {input: text, output: llamacpp}\n"),
-        ),
-        (
-            "several batches",
-            of(
-                "- name: w\n  replicas: 2\n  run_config: {input: \"batch:p.jsonl\", output: llamacpp}\n",
-            ),
-        ),
-        (
-            "a batch that is no batch",
-            of("- name: w\n  role: worker\n  run_config: {input: \"batch:p.jsonl\"}\n"),
-        ),
-        (
-            "a secret on the command line",
-            of(
-                "- name: w\n  parameters: {api_key: \"${{ secrets.KEY }}\"}\n  cmd: [run, \"${{ secrets.KEY }}\"]\n",
-            ),
-        ),
-        (
-            "a reference that is none",
-            of("- name: w\n  environment: {A: \"${{ env.A }}\", B: \"${{ secrets.B\"}\n"),
-        ),
-        (
-            "an engine that is nearly known",
-            of("- name: w\n  run_config: {input: \"dyn://a.b.c\", output: vlm}\n"),
-        ),
-        (
-            "an endpoint of four parts",
-            of("- name: w\n  run_config: {input: \"dyn://a.b.c.d\"}\n"),
-        ),
-        (
-            "a flag that its program does not have",
-            of("- name: w\n  cmd: [dynamo, mocker]\n  parameters: {speedup_ration: 2}\n"),
-        ),
-        (
-            "a file from elsewhere",
-            of("- name: w\n  files: [../secret, /etc/passwd]\n"),
-        ),
-        (
-            "a key at the wrong place",
-            of("- name: w\n  tensor_parallel_size: 2\n  replica: 2\n"),
-        ),
-        (
-            "a key twice",
-            of("- name: w\n  replicas: 1\n  replicas: 2\n"),
-        ),
-        (
-            "no YAML",
-            "version: 1\nname: [g\ncomponents: {}\n".to_owned(),
-        ),
-        (
-            "another kind of file",
-            "apiVersion: nvidia.com/v1alpha1\nkind: DynamoGraphDeployment\n".to_owned(),
-        ),
-    ];
     let mut told = String::new();
-    for (name, text) in cases {
+    for (name, text) in MISTAKES {
+        let text = match text.starts_with("- ") {
+            true => of(text),
+            false => (*text).to_owned(),
+        };
         let message = said(&text);
         assert_ne!(message, "accepted", "{name}");
         told += &format!("# {name}\n{text}=> {message}\n\n");

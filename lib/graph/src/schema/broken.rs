@@ -78,7 +78,7 @@ fn kind(kind: &'static Kind, name: &str, path: &[Step], base: &Value, broken: &m
                 None if inner.name == "volume" => with(base, path, known),
                 None => with(base, path, json!({})),
             };
-            return object(inner, path, &base, broken);
+            object(inner, path, &base, broken)
         }
         Kind::Version => {
             say("is a version that is known", json!("2.0"));

@@ -19,13 +19,39 @@ def _log(what, **more):
             log.write(json.dumps({"what": what, **more}) + "\n")
 
 
+class _SignalHandler:
+    """What SGLang does with SIGTERM unless it is given another class: it ends the process."""
+
+    def __init__(self, manager):
+        del manager
+
+    def sigterm_handler(self, signum=None, frame=None):
+        os._exit(9)
+
+    def running_phase_sigquit_handler(self, signum=None, frame=None):
+        os._exit(9)
+
+
 class _TokenizerManager:
+    signal_handler_class = _SignalHandler
+
     def __init__(self):
         self.aborted = set()
+        self.event_loop = None
+
+    def auto_create_handle_loop(self):
+        if self.event_loop is None:
+            self.event_loop = asyncio.get_running_loop()
+            handler = self.signal_handler_class(self)
+            self.event_loop.add_signal_handler(signal.SIGTERM, handler.sigterm_handler)
 
     def abort_request(self, rid="", abort_all=False):
         _log("abort", rid=rid)
+        # The scheduler aborts by the beginning of an id.
         self.aborted.add(rid)
+
+    def is_aborted(self, rid):
+        return any(rid.startswith(it) for it in self.aborted)
 
     async def load_lora_adapter(self, obj, _):
         _log("load_lora", name=obj.lora_name, path=obj.lora_path)
@@ -72,6 +98,7 @@ class Engine:
         asked.pop("self")
         _log("generate", **asked)
         assert stream
+        self.tokenizer_manager.auto_create_handle_loop()
         if sampling_params.get("json_schema") == "no schema":
             raise ValueError("Invalid json_schema: no schema")
         return self._stream(input_ids, sampling_params, return_logprob, top_logprobs_num, rid)
@@ -81,7 +108,7 @@ class Engine:
         tokens = [input_ids[at % len(input_ids)] for at in range(most)]
         for at, token in enumerate(tokens):
             await asyncio.sleep(0.002)
-            aborted = rid in self.tokenizer_manager.aborted
+            aborted = rid is not None and self.tokenizer_manager.is_aborted(rid)
             ends = at + 1 == most
             reason = {"type": "length", "length": most} if ends else None
             if aborted:
