@@ -179,6 +179,8 @@ def engine():
     made.add_argument("--dtype", choices=["auto", "half"], default="auto")
     made.add_argument("--names", nargs="+", default=[])
     made.add_argument("--transfer", type=str)
+    made.add_argument("--offset", type=int)
+    made.add_argument("--mask")
     made.add_argument("--prefixes", action=argparse.BooleanOptionalAction, default=True)
     made.add_argument("--mode")
     return made
@@ -228,6 +230,9 @@ demo:
 engine:
   mode: theirs
   transfer: {connector: nixl, ports: [1, 2]}
+  dtype: half
+  offset: -5
+  mask: -x
 """,
     )
     read = with_engine()
@@ -238,6 +243,7 @@ engine:
     assert args.trust_remote_code and args.prefixes is False
     assert args.names == ["a", "b c"]
     assert args.mode == "theirs"
+    assert (args.dtype, args.offset, args.mask) == ("half", -5, "-x")
     assert args.transfer == '{"connector": "nixl", "ports": [1, 2]}'
 
 

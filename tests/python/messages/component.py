@@ -16,19 +16,19 @@ def engine() -> argparse.ArgumentParser:
     return parser
 
 
-parser = DynamoFlexibleArgumentParser("python3 -m dynamo.demo")
-parser.add_argument("--model-path", required=True, env="DYN_MODEL_PATH", help="Where the model is.")
-parser.add_argument("--block-size", type=int, default=16, min=1, max=128, env="DYN_BLOCK_SIZE")
-parser.add_argument("--mode", choices=["agg", "prefill", "decode"], default="agg")
-parser.add_argument("--patience", type=timedelta, default=timedelta(seconds=5))
-parser.add_argument("--room", type=SIZE, default=1024)
-parser.add_argument("--weight", type=float, action="append")
-parser.add_argument("--api-key", secret=True)
-parser.add_argument("--cache", type=bool, default=True)
-parser.add_runtime_arguments()
-parser.add_engine_arguments(engine, name="demo-engine")
-
-if __name__ == "__main__":
-    parsed = parser.parse_args()
-    parser.engine_arguments(parsed)
-    print("started")
+def main(words: list[str]) -> int:
+    """Reads a command line, and does nothing with it."""
+    parser = DynamoFlexibleArgumentParser("python3 -m dynamo.demo")
+    add = parser.add_argument
+    add("--model-path", required=True, env="DYN_MODEL_PATH", help="Where the model is.")
+    add("--block-size", type=int, default=16, min=1, max=128, env="DYN_BLOCK_SIZE")
+    add("--mode", choices=["agg", "prefill", "decode"], default="agg")
+    add("--patience", type=timedelta, default=timedelta(seconds=5))
+    add("--room", type=SIZE, default=1024)
+    add("--weight", type=float, action="append")
+    add("--api-key", secret=True)
+    add("--cache", type=bool, default=True)
+    parser.add_runtime_arguments()
+    parser.add_engine_arguments(engine, name="demo-engine")
+    parser.engine_arguments(parser.parse_args(words))
+    return 0

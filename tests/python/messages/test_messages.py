@@ -5,11 +5,13 @@
 
 import os
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from component import main as component_main
+
+from dynamo.serve.main import main as serve_main
 
 HERE = Path(__file__).parent
 SNAPSHOTS = HERE / "snapshots"
@@ -91,7 +93,7 @@ GRAPH = [Frontend, Worker]
 """
 serve("no-module", target="./graph.py")
 serve("module-misspelt", GRAPH, target="grahp:GRAPH")
-serve("module-nowhere", target="examples.nothing.like_this:GRAPH")
+serve("module-nowhere", target="nowhere.like_this:GRAPH")
 serve("name-misspelt", GRAPH, target="graph:GRAP")
 serve("no-name", "x = 1\n", target="graph")
 serve("syntax", "GRAPH = [\n")
@@ -137,31 +139,45 @@ serve("environment", GRAPH, "Worker:\n  ServiceArgs:\n    environment: [A=b]\n")
 serve("yaml", GRAPH, "Worker:\n  model-path: m\n speedup-ratio: 2\n")
 
 
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys, caplog):
+    """Runs a command line in this process, which is a hundred times as fast as one of its own: its
+    status, and what it writes to stderr."""
+
+    def start(words, variables):
+        for name in [it for it in os.environ if it.startswith("DYN_")]:
+            monkeypatch.delenv(name)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.syspath_prepend(str(tmp_path))
+        monkeypatch.delitem(sys.modules, "graph", raising=False)
+        program, *rest = words
+        try:
+            status = component_main(rest) if program == "component.py" else serve_main(rest[1:])
+        except SystemExit as ended:
+            status = ended.code
+        monkeypatch.delitem(sys.modules, "graph", raising=False)
+        warnings = "".join(f"{message}\n" for message in caplog.messages)
+        return status or 0, warnings + capsys.readouterr().err
+
+    return start
+
+
 @pytest.mark.parametrize("name", sorted(CASES))
-def test_message(name, tmp_path):
+def test_message(name, tmp_path, run):
     words, files, variables = CASES[name]
     for file, text in files.items():
         (tmp_path / file).write_text(text)
-    (tmp_path / "component.py").write_text((HERE / "component.py").read_text())
-    environment = {key: value for key, value in os.environ.items() if key[:4] != "DYN_"}
-    environment |= {**variables, "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run(
-        [sys.executable, *shlex.split(words)],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    status, said = run(shlex.split(words), variables)
     shown = "".join(f"{key}={value} " for key, value in variables.items())
     text = f"$ {shown}python3 {words}\n"
     for file, content in files.items():
         lines = content.rstrip("\n").split("\n")
         numbered = [f"   {number:2} {line}".rstrip() for number, line in enumerate(lines, start=1)]
         text += "\n".join([f"-- {file}", *numbered, ""])
-    text += f"-- status {done.returncode}\n{done.stderr}"
+    text += f"-- status {status}\n{said}"
     text = text.replace(str(tmp_path), "FOLDER")
-    assert "Traceback" not in done.stderr, done.stderr
     path = SNAPSHOTS / f"{name}.txt"
     if os.environ.get("UPDATE_SNAPSHOTS"):
         path.write_text(text)

@@ -335,3 +335,46 @@ if __name__ == "__main__":
     assert all(line.startswith("long | ") for line in lines)
     assert "".join(line[7:] for line in lines) == "x" * 200_000 + "last without an end"
     assert serving.end() == 0
+
+
+def test_a_reader_that_goes_away_stops_nothing(deployment, tmp_path):
+    write(
+        tmp_path / "talks.py",
+        """
+import sys, time
+from dynamo.deploy import BaseDeployment
+
+class Talks(BaseDeployment):
+    pass
+
+GRAPH = [Talks]
+
+if __name__ == "__main__":
+    number = 0
+    while True:
+        number += 1
+        print(number, flush=True)
+        open(sys.argv[2], "w").write(str(number))
+        time.sleep(0.01)
+""",
+    )
+    progress = tmp_path / "progress"
+    config = tmp_path / "config.yaml"
+    config.write_text(f"Talks: {{progress: {progress}}}\n")
+    more = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dynamo.serve", "talks:GRAPH", "-f", str(config)],
+        env={**deployment.environment, "PYTHONPATH": more},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        assert process.stdout.readline() == "talks | 1\n"
+        process.stdout.close()
+        seen = int(progress.read_text() or 0)
+        until(lambda: int(progress.read_text() or 0) > seen + 50)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        status = process.wait(PATIENCE)
+    assert status == 0

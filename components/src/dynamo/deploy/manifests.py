@@ -1,7 +1,7 @@
 """A component as Kubernetes objects, plain dictionaries. Pure: no cluster is asked."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dynamo.graph import words
@@ -41,7 +41,7 @@ def command(component: Component) -> list[str]:
 
 def arguments(component: Component) -> list[str]:
     """The flags that a class names, as words."""
-    if not isinstance(component.arguments, dict):
+    if not isinstance(component.arguments, Mapping):
         return [str(word) for word in component.arguments]
     table = words.of_python(component.arguments)
     assert isinstance(table, Table)

@@ -13,6 +13,7 @@ from dynamo.graph.graph import GraphError
 from dynamo.graph.loading import load
 from dynamo.runtime.arguments import DynamoFlexibleArgumentParser, config_file
 from dynamo.runtime.arguments.layers import ConfigFile
+from dynamo.serve import output
 from dynamo.serve.lifecycle import (
     DEFAULT_DRAIN_SECONDS,
     Action,
@@ -170,4 +171,4 @@ class _Serving:
 
 
 def _say(text: str) -> None:
-    print(f"dynamo serve: {text}", file=sys.stderr, flush=True)
+    output.say(sys.stderr, f"dynamo serve: {text}\n")

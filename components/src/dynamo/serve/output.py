@@ -1,7 +1,7 @@
 """Lines of processes, each with its process's name before it."""
 
 import asyncio
-import sys
+import os
 from typing import TextIO
 
 #: Longest part of a line that is held back until the line ends.
@@ -49,12 +49,19 @@ def _write(target: TextIO, label: str, lines: list[bytes]) -> None:
     if not lines:
         return
     texts = (line.decode("utf-8", "replace").rstrip("\r") for line in lines)
+    say(target, "".join(f"{label}{text}\n" for text in texts))
+
+
+def say(target: TextIO, text: str) -> None:
+    """Writes a text. If whoever read has gone (`dynamo serve ... | head`), nobody is told any more,
+    and the components go on."""
     try:
-        target.write("".join(f"{label}{text}\n" for text in texts))
+        target.write(text)
         target.flush()
     except BrokenPipeError:
-        # Whoever read has gone; the components have not.
-        sys.stderr.close()
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, target.fileno())
+        os.close(nothing)
 
 
 def label(name: str, width: int) -> str:

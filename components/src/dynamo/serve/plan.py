@@ -17,7 +17,7 @@ A section of the file is a component, by the name of its class or by its own. It
 """
 
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from dynamo.graph import words
@@ -242,7 +242,7 @@ class _Planner:
         options = words.declared(component.module)
         given: dict[str, _Given] = {}
         found: list[str] = []
-        if isinstance(component.arguments, dict):
+        if isinstance(component.arguments, Mapping):
             for key, value in component.arguments.items():
                 place = f"arguments of {component.title or component.name}"
                 given[_folded(str(key))] = _Given(str(key), words.of_python(value), place)

@@ -128,7 +128,8 @@ def _words(flag: str, action: argparse.Action, node: Node) -> list[str]:
     is_switch = action.nargs == 0 or isinstance(action, argparse.BooleanOptionalAction)
     if is_switch and node.boolean is not None:
         return _switch(flag, action, node.boolean)
-    return [flag, node.text]
+    # A value that looks like a flag is joined to its own.
+    return [f"{flag}={node.text}"] if node.text.startswith("-") else [flag, node.text]
 
 
 def _switch(flag: str, action: argparse.Action, is_on: bool) -> list[str]:
