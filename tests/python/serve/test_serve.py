@@ -353,8 +353,8 @@ if __name__ == "__main__":
     number = 0
     while True:
         number += 1
-        print(number, flush=True)
         open(sys.argv[2], "w").write(str(number))
+        print(number, flush=True)
         time.sleep(0.01)
 """,
     )
