@@ -8,6 +8,7 @@ import json
 import os
 
 from conftest import ROOT
+from proposal import WRITTEN
 
 FAKES = str(ROOT / "tests/python/fakes")
 
@@ -21,68 +22,6 @@ from dynamo.sglang import BaseDecodeClass, DisaggPreprocessedRequest
 logger = logging.getLogger("worker")
 builtins.SGLangDecodeWorker = lambda engine_args: DecodeHandler(engine_args)
 """
-
-#: Until the package of deployments is there, what the worker needs of it.
-DEPLOY = """
-try:
-    import dynamo.deploy
-except ImportError:
-    import sys, types
-    module = types.ModuleType("dynamo.deploy")
-    module.BaseDeployment = type("BaseDeployment", (), {})
-    sys.modules["dynamo.deploy"] = module
-"""
-
-WRITTEN = '''
-from dynamo.deploy import BaseDeployment # adding this class turns this into a valid deployment
-from dynamo.sglang.utils import parse_sglang_args
-
-class Deployment(BaseDeployment):
-    namespace = "dynamo"
-    name = "sgldecode"
-    resources = {"gpu": 1}
-
-class DecodeHandler(BaseDecodeClass):
-    def __init__(self, engine_args: ServerArgs):
-        self.engine_args = engine_args
-        self.engine = sgl.Engine(server_args=self.engine_args)
-        logger.info("Decode worker initialized")
-
-    async def generate(self, req: DisaggPreprocessedRequest):
-        g = await self.engine.async_generate(
-            input_ids=req.request.token_ids,
-            sampling_params=req.sampling_params,
-            stream=True,
-            bootstrap_host=req.bootstrap_host,
-            bootstrap_port=req.bootstrap_port,
-            bootstrap_room=req.bootstrap_room,
-        )
-
-        async for result in g:
-            yield result
-
-if __name__ == "__main__":
-    import asyncio
-    import uvloop
-    from dynamo.runtime import DistributedRuntime, dynamo_worker
-
-    engine_args = parse_sglang_args()
-
-    @dynamo_worker()
-    async def worker(runtime: DistributedRuntime, engine_args):
-        worker = SGLangDecodeWorker(engine_args)
-        deploy = Deployment()
-
-        component = runtime.namespace(deploy.namespace).component(deploy.name)
-        await component.create_service()
-
-        # serve endpoint
-        endpoint = component.endpoint("generate")
-        await endpoint.serve_endpoint(worker.generate)
-
-    uvloop.install()
-    asyncio.run(worker(engine_args))
-'''
 
 CLIENT = """
 import asyncio, json
@@ -110,7 +49,7 @@ def test_the_worker_of_the_proposal_runs_as_written(deployment):
     path = os.pathsep.join([FAKES, str(ROOT / "components/src")])
     log = deployment.folder / "engine.jsonl"
     worker = deployment.script(
-        DEPLOY + BEFORE + WRITTEN,
+        BEFORE + WRITTEN,
         *("--model-path", "M", "--tp-size", "2"),
         PYTHONPATH=path,
         FAKE_ENGINE_LOG=str(log),

@@ -9,30 +9,9 @@ set -euo pipefail
 python=${PYTHON:-python3}
 model=${MODEL:-Qwen/Qwen3-0.6B}
 port=${HTTP_PORT:-8000}
-pids=()
-
-# Starts a process, and shows how.
-start() {
-    echo "+ $*" >&2
-    "$@" &
-    pids+=($!)
-}
-
-# Asks the processes to end, the frontend first, and waits for each.
-finish() {
-    trap - EXIT INT TERM
-    for pid in "${pids[@]}"; do
-        kill -TERM "$pid" 2>/dev/null || true
-        wait "$pid" 2>/dev/null || true
-    done
-}
-trap finish EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
+source "$(dirname "$0")/../processes.sh"
 
 start "$python" -m dynamo.frontend --http-port "$port"
 start "$python" -m dynamo.vllm --model-path "$model" "$@"
 
-# The first that ends by itself ends all.
-wait -n || exit 1
-exit 1
+ends_with_the_first
