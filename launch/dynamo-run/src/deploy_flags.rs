@@ -1,6 +1,6 @@
 //! What the declarations of this program's own commands say of a graph's parameters.
 
-use crate::cli::schema;
+use crate::schemas::schema;
 use dynamo_config::{Kind, OptionSpec, Schema, Shape};
 use dynamo_graph::{KnownFlags, ParameterValue};
 

@@ -10,6 +10,7 @@ use crate::cli;
 use crate::engine;
 use crate::loader::Surroundings;
 use crate::process::Process;
+use crate::schemas;
 use dynamo_config::Resolved;
 use dynamo_llm::card::LocalModel;
 use dynamo_llm::hub::Wanted;
@@ -17,11 +18,13 @@ use dynamo_llm::worker::{CanaryOptions, WorkerTelemetry};
 use dynamo_routing::news::NewsOptions;
 use dynamo_runtime::component::DistributedRuntime;
 use dynamo_runtime::config::RuntimeOptions;
+use dynamo_runtime::shutdown::STOP_TIMEOUT;
 use dynamo_runtime::telemetry::{TelemetryGuard, TelemetryOptions};
 use parking_lot::Mutex;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
+use tokio::time::timeout;
 
 /// What such a process has of Dynamo.
 #[expect(missing_debug_implementations, reason = "it holds the whole process")]
@@ -62,8 +65,8 @@ pub fn router_options(arguments: Vec<OsString>) -> Result<Resolved, EmbeddedErro
 /// What is declared about every option of a command (`worker`: those that [`options`] takes), as JSON.
 /// `None` for a command that there is not.
 pub fn declarations(command: &str) -> Option<serde_json::Value> {
-    let known = command == "run" || cli::REFERENCE.iter().any(|(name, _)| *name == command);
-    known.then(|| cli::schema(command).json())
+    let known = command == "run" || schemas::REFERENCE.iter().any(|(name, _)| *name == command);
+    known.then(|| schemas::schema(command).json())
 }
 
 impl Embedded {
@@ -156,7 +159,12 @@ impl Embedded {
 
     /// Stops everything that this started and sends what telemetry has left.
     pub async fn close(&self) {
-        self.process.tasks.stop().await;
+        if timeout(STOP_TIMEOUT, self.process.tasks.stop())
+            .await
+            .is_err()
+        {
+            tracing::warn!(timeout = ?STOP_TIMEOUT, "tasks did not stop, ending without them");
+        }
         let telemetry = self.telemetry.lock().take();
         if let Some(telemetry) = telemetry {
             telemetry.shutdown().await;

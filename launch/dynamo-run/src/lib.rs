@@ -30,6 +30,7 @@ mod python_engine;
 mod reference;
 mod router;
 mod run;
+mod schemas;
 mod simulate;
 
 use dynamo_runtime::shutdown::ExitStatus;
@@ -44,17 +45,7 @@ pub fn command(arguments: Vec<OsString>, interpreter: Option<PathBuf>) -> u8 {
     if let Some(graph) = python::graph_arguments(&surroundings.arguments) {
         return python::serve_graph(&surroundings, graph).code();
     }
-    match cli::parse(&surroundings) {
-        Ok(cli::Parsed::Become(child)) => deploy::become_program(&child),
-        parsed => run_parsed(parsed, surroundings).code(),
-    }
-}
-
-fn run_parsed(
-    parsed: Result<cli::Parsed, cli::UsageError>,
-    surroundings: loader::Surroundings,
-) -> ExitStatus {
-    match parsed {
+    let status = match cli::parse(&surroundings) {
         Ok(cli::Parsed::Run(invocation)) => process::start(*invocation, surroundings),
         Ok(cli::Parsed::Print(text)) => {
             output::print(&text);
@@ -64,8 +55,7 @@ fn run_parsed(
             Ok(()) => ExitStatus::Success,
             Err(error) => fail(&error, ExitStatus::Failure),
         },
-        // The caller has seen to it.
-        Ok(cli::Parsed::Become(_)) => ExitStatus::Failure,
+        Ok(cli::Parsed::Become(child)) => return deploy::become_program(&child),
         Err(cli::UsageError::Clap(error)) => {
             // Help and version are errors to clap, and answers to the user.
             let status = match error.use_stderr() {
@@ -78,7 +68,8 @@ fn run_parsed(
             }
         }
         Err(error) => fail(&error, ExitStatus::Usage),
-    }
+    };
+    status.code()
 }
 
 fn fail(error: &dyn std::fmt::Display, status: ExitStatus) -> ExitStatus {

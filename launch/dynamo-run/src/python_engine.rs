@@ -7,12 +7,12 @@
 //! Invariant: it ends with this process. Asked to end, it drains within the same time; should this
 //! process be killed, the kernel asks it to end (`dynamo_deploy::child`: started from the main thread).
 
-use crate::cli;
 use crate::deploy::own_program;
 use crate::forms::PythonEngine;
 use crate::output::complain;
 use crate::process::Process;
 use crate::python::{interpreter, shown};
+use crate::schemas;
 use anyhow::{Context, bail};
 use dynamo_config::{Effective, RawValue, Source};
 use dynamo_deploy::child;
@@ -101,7 +101,7 @@ fn terminate(id: u32) {
 /// The options that were given to this process by flags or in a file, and that a worker has as well.
 /// Those of the environment it finds there.
 fn handed_on(values: &[Effective]) -> Vec<OsString> {
-    let schema = cli::schema("worker");
+    let schema = schemas::schema("worker");
     let is_theirs =
         |key: &str| MODEL_OPTIONS.contains(&key) || schema.specs().any(|spec| spec.key == key);
     let mut words = Vec::new();

@@ -1,6 +1,6 @@
 //! The generated reference pages under `docs/reference/`, one per command.
 
-use crate::cli::{REFERENCE, schema};
+use crate::schemas::{REFERENCE, schema};
 use anyhow::Context;
 use std::path::Path;
 

@@ -118,11 +118,7 @@ pub(crate) async fn run(process: Process, forms: Forms) -> anyhow::Result<ExitSt
                 Some(local) => Some(local.name.clone()),
                 None => announced(&process, &registry, WAIT_FOR_MODEL).await?,
             };
-            let frontend: &FrontendOptions = process.options.get();
-            let limits = PreprocessLimits {
-                max_prompt_tokens: frontend.max_prompt_tokens,
-            };
-            let client = LocalClient::new(registry, process.environment.clone(), limits);
+            let client = local_client(&process, registry);
             Box::pin(console::run(process, client, name.as_deref(), input)).await
         }
     }
@@ -170,11 +166,7 @@ async fn beside(
                 ended = component.ended() => bail!(ended),
                 name = announced(&process, &registry, WAIT_FOR_ENGINE) => name?,
             };
-            let frontend: &FrontendOptions = process.options.get();
-            let limits = PreprocessLimits {
-                max_prompt_tokens: frontend.max_prompt_tokens,
-            };
-            let client = LocalClient::new(registry, process.environment.clone(), limits);
+            let client = local_client(&process, registry);
             let status = Box::pin(console::run(process, client, name.as_deref(), input)).await;
             component.stop().await;
             status
@@ -221,6 +213,15 @@ pub(crate) async fn frontend(process: Process) -> anyhow::Result<ExitStatus> {
     let scope = own_scope(&process);
     watch(&process, &registry, scope).await?;
     http(process, registry, None, None, None).await
+}
+
+/// Who asks the registry's models for a person or a file.
+fn local_client(process: &Process, registry: ModelRegistry) -> LocalClient {
+    let frontend: &FrontendOptions = process.options.get();
+    let limits = PreprocessLimits {
+        max_prompt_tokens: frontend.max_prompt_tokens,
+    };
+    LocalClient::new(registry, process.environment.clone(), limits)
 }
 
 /// A registry without models.

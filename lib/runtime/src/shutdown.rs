@@ -30,7 +30,7 @@ pub const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long cancelled tasks get to end after the drain. They only have to let go; one that does
 /// not is a defect, and the process ends without it.
-const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+pub const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A request to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

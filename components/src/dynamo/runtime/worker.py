@@ -6,11 +6,17 @@ Neither hides anything: the first opens a runtime and closes it, the second chec
 import asyncio
 import functools
 import inspect
+import logging
 import signal
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from dynamo._core import DistributedRuntime
+
+logger = logging.getLogger(__name__)
+
+#: How long a worker that has drained may take to put itself in order: engines end within a few.
+_LAST_WORDS_SECONDS = 30.0
 
 #: Signals that ask a worker to end.
 _ENDING = (signal.SIGTERM, signal.SIGINT)
@@ -50,7 +56,10 @@ def dynamo_worker(
                 if not task.done():
                     await runtime.drain()
                     task.cancel()
-                    await asyncio.wait({task})
+                    await asyncio.wait({task}, timeout=_LAST_WORDS_SECONDS)
+                    if not task.done():
+                        logger.warning("the worker did not end within %s s", _LAST_WORDS_SECONDS)
+                        return None
                     return None if task.cancelled() else task.result()
                 return task.result()
             finally:

@@ -18,6 +18,7 @@ use pyo3::prelude::*;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::Mutex;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 /// See the module's description.
@@ -179,10 +180,21 @@ impl Serving {
                 tracing::warn!(adapter = card.name, %error, "could not withdraw an adapter now");
             }
         }
-        match state.served.take() {
-            Some(Served::Plain(plain)) if gently => plain.drain().await,
-            Some(Served::Model(worker)) if gently => worker.drain().await,
-            Some(_) | None => {}
+        let Some(served) = state.served.take().filter(|_| gently) else {
+            return;
+        };
+        let drain = async {
+            match served {
+                Served::Plain(plain) => plain.drain().await,
+                Served::Model(worker) => worker.drain().await,
+            }
+        };
+        let limit = self.home.embedded.drain_timeout();
+        if timeout(limit, drain).await.is_err() {
+            tracing::warn!(
+                endpoint = %self.endpoint, ?limit,
+                "requests were cut off by the drain timeout; --drain-timeout gives them more"
+            );
         }
     }
 

@@ -1,0 +1,159 @@
+//! Which options each command has: groups that libraries declare, put together by name.
+
+use crate::doctor::DoctorOptions;
+use dynamo_backends::BackendOptions;
+use dynamo_bench::{BenchIndexOptions, BenchServeOptions};
+use dynamo_config::{Options, Schema};
+use dynamo_deploy::config::{
+    DeployOptions, KubernetesTargetOptions, LocalTargetOptions, LogsOptions, RunFolderOptions,
+    SlurmTargetOptions,
+};
+use dynamo_frontend::FrontendOptions;
+use dynamo_frontend::batch::BatchOptions;
+use dynamo_frontend::console::ConsoleOptions;
+use dynamo_kv_router::config::RouterOptions;
+use dynamo_llm::config::{DeliveryOptions, EchoEngineOptions, ModelOptions, PreprocessOptions};
+use dynamo_llm::hub::HubOptions;
+use dynamo_llm::worker::CanaryOptions;
+use dynamo_metrics::MetricsOptions;
+use dynamo_mocker::{MockFleetOptions, MockerOptions};
+use dynamo_nats::NatsOptions;
+use dynamo_replay::config::ReplayOptions;
+use dynamo_router_service::RouterServiceOptions;
+use dynamo_routing::news::NewsOptions;
+use dynamo_runtime::config::RuntimeOptions;
+use dynamo_runtime::tls::{HttpTlsOptions, TcpTlsOptions};
+use dynamo_sim::config::SimulateOptions;
+
+/// Commands whose options have a reference page, with the page's title.
+pub(crate) const REFERENCE: &[(&str, &str)] = &[
+    ("run", "dynamo run, dynamo serve"),
+    ("frontend", "dynamo frontend"),
+    ("mocker", "dynamo mocker"),
+    ("router", "dynamo router"),
+    ("metrics-component", "dynamo metrics"),
+    ("bench-serve", "dynamo bench serve"),
+    ("bench-router", "dynamo bench router"),
+    ("bench-index", "dynamo bench index"),
+    ("planner", "dynamo planner"),
+    ("worker", "Workers written in Python"),
+    ("simulate", "dynamo simulate"),
+    ("doctor", "dynamo doctor"),
+    ("deploy", "dynamo deploy"),
+    ("deploy-logs", "dynamo deploy logs"),
+    ("deploy-runs", "dynamo deploy status, dynamo deploy stop"),
+    ("model", "dynamo model"),
+];
+
+/// The options of a command.
+pub(crate) fn schema(command: &str) -> Schema {
+    let schema = match command {
+        "frontend" => Schema::new()
+            .with::<FrontendOptions>()
+            .with::<HttpTlsOptions>()
+            .with::<PreprocessOptions>()
+            .with::<DeliveryOptions>()
+            .with::<RouterOptions>()
+            .with::<BackendOptions>()
+            .with::<HubOptions>()
+            .with::<ModelOptions>()
+            .with::<RuntimeOptions>(),
+        "mocker" => Schema::new()
+            .with::<ModelOptions>()
+            .with::<MockFleetOptions>()
+            .with::<MockerOptions>()
+            .with::<NewsOptions>()
+            .with::<HubOptions>()
+            .with::<RuntimeOptions>(),
+        "bench-index" => of_one::<BenchIndexOptions>(),
+        "bench-router" => Schema::new()
+            .with::<ReplayOptions>()
+            .with::<MockerOptions>()
+            .with::<RouterOptions>()
+            .with::<RuntimeOptions>(),
+        "bench-serve" => of_one::<BenchServeOptions>(),
+        "router" => Schema::new()
+            .with::<RouterServiceOptions>()
+            .with::<HttpTlsOptions>()
+            .with::<RouterOptions>()
+            .with::<ModelOptions>()
+            .with::<NewsOptions>()
+            .with::<RuntimeOptions>(),
+        "simulate" => of_one::<SimulateOptions>(),
+        // Workers that are not commands: see `embedded`.
+        "worker" => Schema::new()
+            .with::<NewsOptions>()
+            .with::<CanaryOptions>()
+            .with::<HubOptions>()
+            .with::<RuntimeOptions>(),
+        "metrics-component" => of_one::<MetricsOptions>(),
+        "planner" => Schema::new().with::<RuntimeOptions>(),
+        "deploy" | "deploy-logs" | "deploy-runs" => deploy_schema(command),
+        "doctor" => of_one::<DoctorOptions>(),
+        "model" => Schema::new().with::<HubOptions>().with::<RuntimeOptions>(),
+        _ => with_engines(
+            Schema::new()
+                .with::<ModelOptions>()
+                .with::<FrontendOptions>()
+                .with::<HttpTlsOptions>()
+                .with::<PreprocessOptions>()
+                .with::<DeliveryOptions>()
+                .with::<RouterOptions>()
+                .with::<BackendOptions>()
+                .with::<ConsoleOptions>()
+                .with::<BatchOptions>()
+                .with::<EchoEngineOptions>()
+                .with::<CanaryOptions>(),
+        )
+        .with::<NewsOptions>()
+        .with::<HubOptions>()
+        .with::<RuntimeOptions>(),
+    };
+    // What a graph's processes are told by the environment passes through.
+    let schema = match command.starts_with("deploy") {
+        true => COMPONENTS.iter().fold(schema, |known, command| {
+            let theirs = self::schema(command);
+            let names: Vec<String> = theirs.env_names().into_iter().map(str::to_owned).collect();
+            known.with_foreign_env(names)
+        }),
+        false => schema,
+    };
+    // Who can be told where the others are, can be told how to speak with them.
+    let schema = schema.with::<TcpTlsOptions>().with::<NatsOptions>();
+    schema.with_foreign_env(FOREIGN_ENV.iter().copied())
+}
+
+/// Commands that components of a graph are made of.
+const COMPONENTS: &[&str] = &["run", "frontend", "mocker", "router", "metrics-component"];
+
+/// The options of one group, with those of every process.
+fn of_one<T: Options>() -> Schema {
+    Schema::new().with::<T>().with::<RuntimeOptions>()
+}
+
+/// The options of the verbs of `dynamo deploy`.
+fn deploy_schema(command: &str) -> Schema {
+    let schema = match command {
+        "deploy" => Schema::new()
+            .with::<DeployOptions>()
+            .with::<KubernetesTargetOptions>()
+            .with::<SlurmTargetOptions>()
+            .with::<LocalTargetOptions>(),
+        "deploy-logs" => Schema::new().with::<LogsOptions>(),
+        _ => Schema::new(),
+    };
+    schema.with::<RunFolderOptions>().with::<RuntimeOptions>()
+}
+
+/// Variables that start with `DYN_` and belong to something else than a command's options.
+const FOREIGN_ENV: &[&str] = &["DYN_CONFIG"];
+
+#[cfg(feature = "llamacpp")]
+fn with_engines(schema: Schema) -> Schema {
+    schema.with::<dynamo_llamacpp::LlamacppOptions>()
+}
+
+#[cfg(not(feature = "llamacpp"))]
+fn with_engines(schema: Schema) -> Schema {
+    schema
+}
