@@ -164,6 +164,17 @@ def test_vllm_hands_over_from_prefill_to_decode():
     assert "extra_args" not in vllm.sampling_params(read(), Mode.DECODE)
 
 
+def test_vllm_hands_over_nothing_where_workers_share_a_store():
+    result = vllm_result([10], finish_reason="length")
+    item = vllm.to_output(result, read(), True, Mode.PREFILL)
+    handed = item["disaggregated_params"]
+    assert handed == {"kv_transfer_params": {}}
+    assert "extra_args" not in vllm.sampling_params(
+        read(disaggregated_params=handed), Mode.DECODE
+    )
+    assert "disaggregated_params" not in vllm.to_output(result, read(), True, Mode.DECODE)
+
+
 def vllm_result(tokens, **more):
     choice = SimpleNamespace(
         token_ids=tokens,

@@ -123,6 +123,7 @@ impl Local {
             card: serde_json::to_value(&self.served.card)?,
             artefacts,
             embeds: self.served.card.model_types.embeddings,
+            ..Offer::default()
         })
     }
 }

@@ -12,8 +12,9 @@ use dynamo_llm::card::{ModelCard, ModelError};
 use dynamo_llm::config::ModelOptions;
 use dynamo_llm::echo::EchoOptions;
 use dynamo_llm::echo_model::echo_model;
+use dynamo_llm::role::{Role, WorkerType};
 use dynamo_llm::worker::{CanaryOptions, Offer, Worker, WorkerTelemetry};
-use dynamo_mocker::{MockEngine, MockFleetOptions, MockModel, MockerOptions};
+use dynamo_mocker::{DisaggregationMode, MockEngine, MockFleetOptions, MockModel, MockerOptions};
 use dynamo_protocols::engine::Engine;
 use dynamo_routing::news::NewsOptions;
 use dynamo_runtime::component::DistributedRuntime;
@@ -27,6 +28,9 @@ use std::time::Duration;
 /// Name of the model that is served without a model.
 const MOCK_NAME: &str = "mock";
 
+/// The component of prefill workers.
+const PREFILL_COMPONENT: &str = "prefill";
+
 /// A worker with what must be drained after it.
 struct Simulated {
     runtime: DistributedRuntime,
@@ -38,8 +42,8 @@ struct Simulated {
 pub(crate) async fn mocker(process: Process) -> anyhow::Result<ExitStatus> {
     let fleet: &MockFleetOptions = process.options.get();
     let runtime: &RuntimeOptions = process.options.get();
-    let endpoint = EndpointId::parse_with_defaults(&fleet.endpoint, &runtime.namespace)
-        .context("--endpoint names no endpoint")?;
+    let worker_type = worker_type(fleet.disaggregation_mode);
+    let endpoint = endpoint(fleet, worker_type, &runtime.namespace)?;
     let drain_timeout = runtime.drain_timeout;
     process.serve_status().await?;
     let (card, artefacts) = model(&process).await?;
@@ -52,7 +56,11 @@ pub(crate) async fn mocker(process: Process) -> anyhow::Result<ExitStatus> {
             name: card.name.clone(),
             card: serde_json::Value::Null,
             artefacts: artefacts.clone(),
-            embeds: false,
+            role: Role {
+                worker_type,
+                bootstrap: None,
+            },
+            ..Offer::default()
         };
         workers.push(start(&process, &endpoint, card.clone(), offer).await?);
     }
@@ -64,6 +72,28 @@ pub(crate) async fn mocker(process: Process) -> anyhow::Result<ExitStatus> {
             join_all(drains).await;
         })
         .await
+}
+
+fn worker_type(mode: DisaggregationMode) -> WorkerType {
+    match mode {
+        DisaggregationMode::Agg => WorkerType::Aggregated,
+        DisaggregationMode::Prefill => WorkerType::Prefill,
+        DisaggregationMode::Decode => WorkerType::Decode,
+    }
+}
+
+/// Where the workers serve.
+fn endpoint(
+    fleet: &MockFleetOptions,
+    worker_type: WorkerType,
+    namespace: &str,
+) -> anyhow::Result<EndpointId> {
+    let nothing = fleet.endpoint.strip_prefix("dyn://") == Some("");
+    let name = match worker_type {
+        WorkerType::Prefill if nothing => PREFILL_COMPONENT,
+        _ => &fleet.endpoint,
+    };
+    EndpointId::parse_with_defaults(name, namespace).context("--endpoint names no endpoint")
 }
 
 type Artefacts = Vec<(dynamo_runtime::discovery::ArtefactRef, std::path::PathBuf)>;
@@ -95,9 +125,14 @@ async fn start(
         vocab_size: Some(card.vocab_size),
         context_length: Some(card.context_length),
     };
-    let engine = Arc::new(MockEngine::start(options, model, &process.tasks).await?);
+    let engine = MockEngine::start(options, model, &process.tasks).await?;
+    let worker_type = offer.role.worker_type;
+    let engine = Arc::new(match worker_type {
+        WorkerType::Prefill => engine.handing_over(),
+        WorkerType::Aggregated | WorkerType::Decode => engine,
+    });
     let offer = Offer {
-        card: serde_json::to_value(describe(card, &engine))?,
+        card: serde_json::to_value(describe(card, worker_type, &engine))?,
         ..offer
     };
     let runtime = process.join().await?;
@@ -117,10 +152,14 @@ async fn start(
 }
 
 /// The card with what the simulated engine can hold.
-fn describe(mut card: ModelCard, engine: &MockEngine) -> ModelCard {
+fn describe(mut card: ModelCard, worker_type: WorkerType, engine: &MockEngine) -> ModelCard {
     let load = engine.load();
     card.context_length = u32::try_from(engine.context_length()).unwrap_or(u32::MAX);
     card.kv_block_size = load.block_size;
+    card.worker_type = worker_type;
+    if worker_type == WorkerType::Decode {
+        card.needs = vec![vec![WorkerType::Prefill]];
+    }
     card.runtime.total_kv_blocks = Some(load.total_blocks);
     card.runtime.max_num_seqs = Some(load.max_sequences);
     card.runtime.max_num_batched_tokens = Some(load.max_batched_tokens);

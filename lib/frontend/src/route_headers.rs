@@ -16,6 +16,7 @@ use std::sync::Arc;
 type Names = &'static [&'static str];
 
 const INSTANCE: Names = &["x-dynamo-worker-instance-id", "x-worker-instance-id"];
+const PREFILL_INSTANCE: Names = &["x-dynamo-prefill-instance-id"];
 const DP_RANK: Names = &["x-dynamo-dp-rank", "x-dp-rank", "x-data-parallel-rank"];
 const STRICT_PRIORITY: Names = &["x-dynamo-request-strict-priority"];
 const TENANT: Names = &["x-tenant-id"];
@@ -28,6 +29,7 @@ const SESSION: Names = &[
 
 const MODE: HeaderName = HeaderName::from_static("x-dynamo-router-mode");
 const SERVED_BY: HeaderName = HeaderName::from_static("x-dynamo-worker-instance-id");
+const PREFILLED_BY: HeaderName = HeaderName::from_static("x-dynamo-prefill-instance-id");
 
 /// Longest name of a session or tenant: both are kept while they are of use.
 const MAX_NAME_BYTES: usize = 256;
@@ -39,6 +41,7 @@ pub(crate) fn route_hints(headers: &HeaderMap) -> Result<RouteHints, RequestErro
         session: name(headers, SESSION)?,
         tenant: tenant.or_else(|| tenant_of_key(headers)),
         instance: number(headers, INSTANCE)?,
+        prefill_instance: number(headers, PREFILL_INSTANCE)?,
         dp_rank: number(headers, DP_RANK)?,
         strict_priority: number(headers, STRICT_PRIORITY)?.unwrap_or(0),
         ..RouteHints::default()
@@ -51,6 +54,7 @@ pub(crate) fn slip(headers: RouteHints, body: RouteHints) -> Arc<RouteSlip> {
         session: headers.session,
         tenant: headers.tenant,
         instance: headers.instance.or(body.instance),
+        prefill_instance: headers.prefill_instance.or(body.prefill_instance),
         dp_rank: headers.dp_rank.or(body.dp_rank),
         strict_priority: headers.strict_priority.max(body.strict_priority),
         ..body
@@ -63,6 +67,9 @@ pub(crate) fn stamp(response: &mut Response, routed: Option<Routed>) {
     let headers = response.headers_mut();
     headers.insert(SERVED_BY, HeaderValue::from(routed.instance));
     headers.insert(MODE, HeaderValue::from_static(routed.mode));
+    if let Some(prefill) = routed.prefill {
+        headers.insert(PREFILLED_BY, HeaderValue::from(prefill.instance));
+    }
 }
 
 fn value(headers: &HeaderMap, names: Names) -> Option<(&'static str, &HeaderValue)> {
@@ -119,7 +126,14 @@ mod tests {
 
     #[test]
     fn every_header_is_understood_by_each_of_its_names() {
-        for names in [INSTANCE, DP_RANK, STRICT_PRIORITY, TENANT, SESSION] {
+        for names in [
+            INSTANCE,
+            PREFILL_INSTANCE,
+            DP_RANK,
+            STRICT_PRIORITY,
+            TENANT,
+            SESSION,
+        ] {
             for name in names {
                 let read = hints(&[(name, "7")]).unwrap();
                 assert_ne!(read, RouteHints::default(), "{name}");

@@ -10,6 +10,7 @@ use axum::response::Response;
 use dynamo_kv_router::explain::Explanation;
 use dynamo_llm::model::ServedModel;
 use dynamo_llm::preprocess::{Prepared, prepare_chat, prepare_completion};
+use dynamo_llm::role::WorkerType;
 use dynamo_protocols::error::{ErrorCode, RequestError};
 use dynamo_protocols::openai::{ChatRequest, CompletionRequest, parse};
 use dynamo_routing::WorkerRouter;
@@ -35,6 +36,8 @@ struct Explained<'a> {
 #[derive(Serialize)]
 struct Status<'a> {
     model: &'a str,
+    /// What its workers do of a request.
+    worker_type: WorkerType,
     #[serde(flatten)]
     figures: Figures,
     findings: Vec<Finding>,
@@ -104,18 +107,23 @@ fn router_of(model: &ServedModel) -> Result<&Arc<WorkerRouter>, RequestError> {
 
 /// Every router in numbers, and what is wrong with it.
 pub(crate) async fn status(State(app): State<Arc<App>>) -> Response {
-    let models = app.models.list();
-    let statuses: Vec<Status<'_>> = models
-        .iter()
-        .filter_map(|(name, model)| {
-            let figures = model.router.as_ref()?.figures();
-            Some(Status {
-                model: name,
-                findings: diagnose(&figures),
-                figures,
-            })
-        })
-        .collect();
+    let (models, prefill) = (app.models.list(), app.models.prefill_pools().routers());
+    let status = |model, worker_type, router: &WorkerRouter| {
+        let figures = router.figures();
+        Status {
+            model,
+            worker_type,
+            findings: diagnose(&figures),
+            figures,
+        }
+    };
+    let answering = models.iter().filter_map(|(name, model)| {
+        let router = model.router.as_ref()?;
+        Some(status(&**name, model.card.worker_type, router))
+    });
+    let prefill = prefill.iter();
+    let prefilling = prefill.map(|(name, router)| status(name, WorkerType::Prefill, router));
+    let statuses: Vec<Status<'_>> = answering.chain(prefilling).collect();
     json_response(StatusCode::OK, &serde_json::json!({ "routers": statuses }))
 }
 

@@ -15,7 +15,7 @@ use crate::model_set::{Announced, MODEL_CARD_KIND, ModelIdentity, Plan, plan};
 use crate::worker::artefact_endpoint;
 use dynamo_runtime::artefact::ArtefactSource;
 use dynamo_runtime::component::DistributedRuntime;
-use dynamo_runtime::discovery::{EndpointId, NameError, View};
+use dynamo_runtime::discovery::{CardRecord, EndpointId, NameError, View};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
@@ -39,6 +39,17 @@ pub enum Scope {
 pub(crate) trait Catalogue {
     /// Why a model is not taken in.
     type Error: fmt::Display;
+
+    /// Kind of the cards that it follows.
+    const KIND: &'static str = MODEL_CARD_KIND;
+
+    /// What it takes in, for messages.
+    const WHAT: &'static str = "model";
+
+    /// What a card goes by in it.
+    fn name(card: &CardRecord) -> String {
+        card.name.clone()
+    }
 
     /// Takes a model in that all of these announce; there is at least one.
     async fn take_in(&self, workers: &[Announced], view: &View) -> Result<(), Self::Error>;
@@ -76,6 +87,14 @@ pub(crate) struct Follower<C> {
 }
 
 impl Scope {
+    /// The same and whatever is in the same namespaces.
+    pub(crate) fn with_neighbours(&self) -> Self {
+        match self {
+            Self::Endpoint(endpoint) => Self::Namespace(endpoint.namespace().to_owned()),
+            Self::All | Self::Namespace(_) => self.clone(),
+        }
+    }
+
     fn contains(&self, endpoint: &EndpointId) -> bool {
         match self {
             Self::All => true,
@@ -133,7 +152,7 @@ impl<C: Catalogue> Follower<C> {
 
     /// Takes in what is announced. Says whether everything could be.
     async fn reconcile(&mut self, view: &View, now: Instant) -> bool {
-        let announced = announced(&self.scope, view);
+        let announced = announced::<C>(&self.scope, view);
         let Plan {
             remove,
             add,
@@ -142,22 +161,23 @@ impl<C: Catalogue> Follower<C> {
         self.leaving.retain(|name, _| remove.contains(name));
         for name in remove {
             let due = *self.leaving.entry(name.clone()).or_insert_with(|| {
-                tracing::info!(model = name, "the last worker of the model left");
+                tracing::info!(model = name, "the last worker of the {} left", C::WHAT);
                 now + self.linger
             });
             if due <= now {
                 self.leaving.remove(&name);
                 self.served.remove(&name);
                 self.catalogue.remove(&name);
-                tracing::info!(model = name, "model is gone");
+                tracing::info!(model = name, "{} is gone", C::WHAT);
             }
         }
         let mut refused_instances: BTreeMap<String, u64> = BTreeMap::new();
         for (name, process) in refused {
             *refused_instances.entry(name.clone()).or_default() += 1;
             self.report(&format!(
-                "instance {process:x} announces another model under the name {name}; it is not \
+                "instance {process:x} announces another {} under the name {name}; it is not \
                  used while the first has workers",
+                C::WHAT,
                 process = process.get()
             ));
         }
@@ -169,12 +189,13 @@ impl<C: Catalogue> Follower<C> {
             let identity = workers[0].identity.clone();
             match self.catalogue.take_in(&workers, view).await {
                 Ok(()) => {
-                    tracing::info!(model = name, endpoint = %identity.endpoint, "model is served");
+                    tracing::info!(model = name, endpoint = %identity.endpoint, "{} is there", C::WHAT);
                     self.served.insert(name, identity);
                 }
                 Err(error) => {
                     self.report(&format!(
-                        "model {name} is announced and cannot be served: {error}"
+                        "{} {name} is announced and cannot be used: {error}",
+                        C::WHAT
                     ));
                     failed.insert(name);
                 }
@@ -193,7 +214,7 @@ impl<C: Catalogue> Follower<C> {
 }
 
 /// The models in scope that processes announce.
-fn announced(scope: &Scope, view: &View) -> Vec<Announced> {
+fn announced<C: Catalogue>(scope: &Scope, view: &View) -> Vec<Announced> {
     let mut announced = Vec::new();
     for (process, record) in view.processes() {
         for card in &record.cards {
@@ -203,11 +224,12 @@ fn announced(scope: &Scope, view: &View) -> Vec<Announced> {
                 .instances
                 .iter()
                 .any(|it| it.endpoint == card.endpoint);
-            if card.kind == MODEL_CARD_KIND && wanted && served {
+            if card.kind == C::KIND && wanted && served {
                 announced.push(Announced {
                     process: *process,
                     identity: ModelIdentity::of(card),
                     card: card.clone(),
+                    name: C::name(card),
                 });
             }
         }

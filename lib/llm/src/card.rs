@@ -16,6 +16,7 @@ pub use error::ModelError;
 pub use local::LocalModel;
 
 use crate::byte_tokenizer::ByteTokenizer;
+use crate::role::WorkerType;
 use crate::template::SpecialTokens;
 use dynamo_protocols::engine::TokenId;
 use dynamo_runtime::discovery::ArtefactRef;
@@ -58,6 +59,12 @@ pub struct ModelCard {
     /// The LoRA adapter that its requests are served with; none for a model as it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lora: Option<String>,
+    /// What its workers do of a request.
+    #[serde(default, skip_serializing_if = "WorkerType::is_aggregated")]
+    pub worker_type: WorkerType,
+    /// Whom they need for that: one of these groups, all of it. Nobody if there is none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub needs: Vec<Vec<WorkerType>>,
     /// What the worker that announced the card can hold.
     #[serde(default)]
     pub runtime: RuntimeInfo,
@@ -169,6 +176,8 @@ impl ModelCard {
             tokenizer: TokenizerSource::Byte,
             chat_template: None,
             lora: None,
+            worker_type: WorkerType::default(),
+            needs: Vec::new(),
             runtime: RuntimeInfo::default(),
             checksum: String::new(),
         }

@@ -34,6 +34,8 @@ pub struct Announced {
     pub identity: ModelIdentity,
     /// The card as it came.
     pub card: CardRecord,
+    /// What it goes by where it is taken in: most often the model's name.
+    pub name: String,
 }
 
 /// What to do so that what is served matches what is announced.
@@ -41,7 +43,7 @@ pub struct Announced {
 pub struct Plan {
     /// Models to take away: nobody announces them any more. Carried out first.
     pub remove: Vec<String>,
-    /// Models to build, by name, each with every process that announces it.
+    /// Models to take in, by name, each with every process that announces it.
     pub add: Vec<(String, Vec<Announced>)>,
     /// Announcements that contradict a model of the same name.
     pub refused: Vec<(String, ProcessId)>,
@@ -62,7 +64,7 @@ impl ModelIdentity {
 pub fn plan(served: &BTreeMap<String, ModelIdentity>, announced: &[Announced]) -> Plan {
     let mut by_name: BTreeMap<&str, Vec<&Announced>> = BTreeMap::new();
     for one in announced {
-        by_name.entry(&one.card.name).or_default().push(one);
+        by_name.entry(&one.name).or_default().push(one);
     }
     let mut plan = Plan::default();
     for name in served.keys() {
@@ -116,6 +118,7 @@ mod tests {
                 body: serde_json::Value::Null,
                 artefacts: Vec::new(),
             },
+            name: name.to_owned(),
         }
     }
 
@@ -174,12 +177,12 @@ mod tests {
             let again = plan(&served, &after);
             prop_assert!(again.add.is_empty() && again.remove.is_empty());
             // Everything announced by name is served, and nothing else is.
-            let mut names: Vec<_> = after.iter().map(|one| one.card.name.clone()).collect();
+            let mut names: Vec<_> = after.iter().map(|one| one.name.clone()).collect();
             names.sort();
             names.dedup();
             prop_assert_eq!(names, served.keys().cloned().collect::<Vec<_>>());
             for (name, sources) in &first.add {
-                prop_assert!(sources.iter().all(|one| &one.card.name == name));
+                prop_assert!(sources.iter().all(|one| &one.name == name));
                 prop_assert!(sources.iter().all(|one| one.identity == served[name]));
             }
         }

@@ -8,15 +8,20 @@
 use crate::announced_models::{Catalogue, Follower, Scope, sources};
 use crate::card::{GgufVocabulary, ModelAssets, ModelCard};
 use crate::config::DeliveryOptions;
+use crate::disaggregated::Disaggregated;
 use crate::migration::{Migrating, MigrationMetrics, MigrationSetup};
 use crate::model::ServedModel;
 use crate::model_set::Announced;
+use crate::prefill_pools::{Prefill, PrefillPools, PrefillWatch};
 use crate::registry::ModelRegistry;
 use crate::remote::RemoteEngine;
+use crate::role::{WorkerType, need_prefill};
 use dynamo_kv_router::config::RouterOptions;
+use dynamo_protocols::engine::Engine;
 use dynamo_runtime::artefact::{ArtefactError, ArtefactFetcher};
 use dynamo_runtime::component::DistributedRuntime;
-use dynamo_runtime::discovery::{ArtefactRef, NameError, View};
+use dynamo_runtime::discovery::{ArtefactRef, CardRecord, NameError, View};
+use futures_util::future::join;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
@@ -46,6 +51,7 @@ pub struct ModelWatchOptions {
 #[derive(Debug)]
 pub struct ModelWatch {
     follower: Follower<Pipelines>,
+    prefill: PrefillWatch,
 }
 
 /// What builds the models' pipelines.
@@ -53,6 +59,7 @@ struct Pipelines {
     runtime: DistributedRuntime,
     registry: ModelRegistry,
     router: RouterOptions,
+    prefill: PrefillPools,
     delivery: DeliveryOptions,
     migrations: MigrationMetrics,
     vocabulary: SharedVocabulary,
@@ -96,7 +103,11 @@ impl ModelWatch {
         let environment = runtime.environment().clone();
         let linger = options.delivery.model_linger;
         registry.expect_anything(options.delivery.queue_timeout);
+        let prefill = registry.prefill_pools().clone();
+        let near = options.scope.with_neighbours();
+        let watch = PrefillWatch::new(runtime, prefill.clone(), near, options.router.clone());
         let pipelines = Pipelines {
+            prefill,
             fetcher: ArtefactFetcher::new(environment, plane, options.cache),
             gone: Mutex::default(),
             runtime: runtime.clone(),
@@ -108,13 +119,14 @@ impl ModelWatch {
         };
         Self {
             follower: Follower::new(options.scope, linger, pipelines),
+            prefill: watch,
         }
     }
 
     /// Follows discovery until dropped.
     pub async fn run(self) {
         let runtime = self.follower.catalogue.runtime.clone();
-        self.follower.run(&runtime).await;
+        Box::pin(join(self.follower.run(&runtime), self.prefill.run())).await;
     }
 }
 
@@ -189,13 +201,12 @@ impl Pipelines {
             template,
             ..
         } = load.await??;
-        let identity = &workers[0].identity;
-        let block_size = NonZeroU32::new(card.kv_block_size).unwrap_or(NonZeroU32::MIN);
-        let options = &self.router;
-        let engine = RemoteEngine::new(&self.runtime, &record.name, identity, block_size, options)?;
-        let engine = engine.asking_routers(card.runtime.is_router);
-        engine.ready().await;
+        let engine = self.workers(record, &card).await?;
         let router = Some(Arc::clone(engine.router()));
+        let engine: Arc<dyn Engine> = match card.worker_type {
+            WorkerType::Decode => Arc::new(self.disaggregated(engine, record, &card)),
+            WorkerType::Aggregated | WorkerType::Prefill => Arc::new(engine),
+        };
         let setup = MigrationSetup {
             options: self.delivery.clone(),
             has_workers: true,
@@ -210,7 +221,45 @@ impl Pipelines {
             tokenizer,
             template,
             router,
-            engine: Arc::new(Migrating::new(Arc::new(engine), setup)),
+            engine: Arc::new(Migrating::new(engine, setup)),
         })
+    }
+
+    /// Those who serve the model, as one engine.
+    async fn workers(
+        &self,
+        record: &CardRecord,
+        card: &ModelCard,
+    ) -> Result<RemoteEngine, BuildError> {
+        let block_size = NonZeroU32::new(card.kv_block_size).unwrap_or(NonZeroU32::MIN);
+        let mut options = self.router.clone();
+        if card.worker_type == WorkerType::Decode {
+            // Others compute their prompts.
+            options.router_track_prefill_tokens = false;
+        }
+        let engine = RemoteEngine::new(&self.runtime, record, block_size, &options)?;
+        let engine = engine.asking_routers(card.runtime.is_router);
+        engine.ready().await;
+        Ok(engine)
+    }
+
+    /// The same, with those who compute their prompts.
+    fn disaggregated(
+        &self,
+        decode: RemoteEngine,
+        record: &CardRecord,
+        card: &ModelCard,
+    ) -> Disaggregated {
+        let (pools, endpoint, served) =
+            (self.prefill.clone(), record.endpoint.clone(), card.clone());
+        Disaggregated {
+            decode: Arc::new(decode),
+            prefill: Arc::new(move || {
+                let pool = pools.find(&endpoint, &served)?;
+                Some(pool as Arc<dyn Prefill>)
+            }),
+            works_alone: !need_prefill(&card.needs),
+            environment: self.runtime.environment().clone(),
+        }
     }
 }

@@ -241,6 +241,7 @@ impl Common {
                     priority: self.priority,
                     dp_rank: None,
                     kv_transfer_params: None,
+                    bootstrap: None,
                     hints: None,
                 });
             }

@@ -10,6 +10,7 @@
 mod expected;
 
 use crate::model::ServedModel;
+use crate::prefill_pools::PrefillPools;
 use crate::prompt_tokens::{PromptTokenCache, PromptTokenCounters, PromptTokenCounts};
 use dynamo_protocols::error::{ErrorCode, RequestError};
 use expected::Expected;
@@ -30,6 +31,7 @@ pub struct ModelRegistry {
     changes: watch::Sender<()>,
     prompt_tokens: PromptTokenCache,
     refused_instances: Arc<RwLock<BTreeMap<String, u64>>>,
+    prefill_pools: PrefillPools,
     expected: Arc<RwLock<Expected>>,
 }
 
@@ -169,6 +171,11 @@ impl ModelRegistry {
     pub fn refused_instances(&self, name: &str) -> u64 {
         let refused = self.refused_instances.read();
         refused.get(name).copied().unwrap_or(0)
+    }
+
+    /// Who computes prompts for models' workers.
+    pub fn prefill_pools(&self) -> &PrefillPools {
+        &self.prefill_pools
     }
 
     /// Tells of every change from now on.

@@ -5,9 +5,12 @@
 //! for: an endpoint may have others. A worker that does not take the request is followed by the
 //! next one in the client; what happens after the first token belongs to whoever holds the stream.
 
+mod prefill;
 mod structured;
 
-use crate::model_set::{MODEL_CARD_KIND, ModelIdentity};
+pub(crate) use prefill::Prefilling;
+
+use crate::model_set::ModelIdentity;
 use dynamo_kv_router::config::RouterOptions;
 use dynamo_protocols::RequestError;
 use dynamo_protocols::deadline::Deadlines;
@@ -23,7 +26,7 @@ use dynamo_routing::replicas::bookings_endpoint;
 use dynamo_routing::{RoutedCall, RouterSetup, WorkerRouter};
 use dynamo_runtime::component::client::{Call, Policy};
 use dynamo_runtime::component::{DistributedRuntime, InstanceFilter, TypedClient};
-use dynamo_runtime::discovery::{EndpointId, NameError, ProcessRecord};
+use dynamo_runtime::discovery::{CardRecord, EndpointId, NameError, ProcessRecord};
 use futures_core::future::BoxFuture;
 use futures_util::StreamExt;
 use std::future::Future;
@@ -47,22 +50,22 @@ pub struct RemoteEngine {
 }
 
 impl RemoteEngine {
-    /// Follows the workers that announce this model under `name` from now on. Their KV blocks have
-    /// so many tokens.
+    /// Follows the workers that announce this very model by such a card from now on. Their KV blocks
+    /// have so many tokens.
     pub fn new(
         runtime: &DistributedRuntime,
-        name: &str,
-        identity: &ModelIdentity,
+        card: &CardRecord,
         block_size: NonZeroU32,
         options: &RouterOptions,
     ) -> Result<Self, NameError> {
+        let identity = ModelIdentity::of(card);
         let embed = embed_endpoint(&identity.endpoint)?;
         let news = news_endpoint(&identity.endpoint)?;
-        let bookings = bookings_endpoint(&identity.endpoint, name, &identity.checksum)?;
-        let (name, identity) = (name.to_owned(), identity.clone());
+        let bookings = bookings_endpoint(&identity.endpoint, &card.name, &identity.checksum)?;
         let generate = runtime.endpoint(identity.endpoint.clone());
+        let (kind, name) = (card.kind.clone(), card.name.clone());
         let accepted: InstanceFilter =
-            Arc::new(move |process| announces(process, &name, &identity));
+            Arc::new(move |process| announces(process, &kind, &name, &identity));
         let generate: TypedClient<EngineRequest, EngineOutput> =
             generate.typed_client_of(Arc::clone(&accepted));
         let router = WorkerRouter::start(RouterSetup {
@@ -163,10 +166,11 @@ pub fn embed_endpoint(generate: &EndpointId) -> Result<EndpointId, NameError> {
 }
 
 /// Whether the process is a worker of this model and no other.
-fn announces(process: &ProcessRecord, name: &str, identity: &ModelIdentity) -> bool {
-    process.cards.iter().any(|card| {
-        card.kind == MODEL_CARD_KIND && card.name == name && ModelIdentity::of(card) == *identity
-    })
+fn announces(process: &ProcessRecord, kind: &str, name: &str, identity: &ModelIdentity) -> bool {
+    process
+        .cards
+        .iter()
+        .any(|card| card.kind == kind && card.name == name && ModelIdentity::of(card) == *identity)
 }
 
 /// Waits for a choice of worker until the queue's deadline.

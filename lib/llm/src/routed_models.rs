@@ -167,9 +167,12 @@ impl Catalogue for Routers {
     }
 
     async fn take_in(&self, workers: &[Announced], view: &View) -> Result<(), TakeInError> {
-        let Announced { card, identity, .. } = &workers[0];
-        let name: Arc<str> = card.name.as_str().into();
-        let card: ModelCard = serde_json::from_value(card.body.clone())?;
+        let Announced {
+            card: record,
+            identity,
+            ..
+        } = &workers[0];
+        let card: ModelCard = serde_json::from_value(record.body.clone())?;
         let mut artefacts = Vec::new();
         if let Some(fetcher) = &self.fetcher {
             let sources = sources(workers, view)?;
@@ -180,11 +183,11 @@ impl Catalogue for Routers {
             }
         }
         let block_size = NonZeroU32::new(card.kv_block_size).unwrap_or(NonZeroU32::MIN);
-        let engine = RemoteEngine::new(&self.runtime, &name, identity, block_size, &self.router)?;
+        let engine = RemoteEngine::new(&self.runtime, record, block_size, &self.router)?;
         let engine = engine.asking_routers(card.runtime.is_router);
         engine.ready().await;
         self.models.add(RoutedModel {
-            name,
+            name: record.name.as_str().into(),
             card,
             identity: identity.clone(),
             artefacts,

@@ -14,13 +14,14 @@ mod vigil;
 pub use canary::CanaryOptions;
 pub use observed::WorkerTelemetry;
 
-use crate::model_set::MODEL_CARD_KIND;
 use crate::remote::embed_endpoint;
+use crate::role::Role;
 use crate::worker::canary::Watched;
 use crate::worker::observed::{Observed, Shown};
 use dynamo_protocols::RequestError;
 use dynamo_protocols::engine::{
-    EmbedRequest, EmbedResponse, Engine, EngineOutput, EngineRequest, RequestContext,
+    BootstrapAddress, EmbedRequest, EmbedResponse, Engine, EngineOutput, EngineRequest,
+    RequestContext,
 };
 use dynamo_protocols::structured::StructuredSupport;
 use dynamo_routing::news::{NewsPublisher, news_endpoint};
@@ -41,7 +42,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 /// What a worker offers: a model's name, its description, and the files that go with it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Offer {
     /// The model's served name.
     pub name: String,
@@ -51,6 +52,8 @@ pub struct Offer {
     pub artefacts: Vec<(ArtefactRef, PathBuf)>,
     /// Whether the engine computes embeddings.
     pub embeds: bool,
+    /// What it does of its requests.
+    pub role: Role,
 }
 
 /// An engine that is being served. Dropping it stops serving; [`Worker::drain`] does so gently.
@@ -113,9 +116,7 @@ impl Worker {
             shown.push(metrics);
             Ok::<_, WorkerError>(())
         };
-        let mut says = Metadata::new();
-        let word = told.structured_output().as_str();
-        says.insert(StructuredSupport::METADATA_KEY.to_owned(), word.into());
+        let says = instance_metadata(&*told, &offer.role);
         serve(endpoint.clone(), generate, says).await?;
         if offer.embeds {
             let embed = embed_handler(engine);
@@ -132,7 +133,7 @@ impl Worker {
             serve(id, Arc::new(store), Metadata::new()).await?;
         }
         let card = CardRecord {
-            kind: MODEL_CARD_KIND.to_owned(),
+            kind: offer.role.worker_type.card_kind().to_owned(),
             name: offer.name,
             endpoint: endpoint.clone(),
             body: offer.card,
@@ -257,6 +258,18 @@ impl Place<'_> {
         let shown = observed.register(metrics, &endpoint, served.instance())?;
         Ok((served, shown))
     }
+}
+
+/// What an instance says of itself beside its address.
+fn instance_metadata(engine: &dyn Engine, role: &Role) -> Metadata {
+    let mut says = Metadata::new();
+    let word = engine.structured_output().as_str();
+    says.insert(StructuredSupport::METADATA_KEY.to_owned(), word.into());
+    if let Some(BootstrapAddress { host, port }) = &role.bootstrap {
+        let address = serde_json::json!({"host": &**host, "port": port});
+        says.insert(BootstrapAddress::METADATA_KEY.to_owned(), address);
+    }
+    says
 }
 
 fn generate_handler(engine: Arc<dyn Engine>) -> Arc<dyn Handler> {

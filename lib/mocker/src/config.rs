@@ -60,12 +60,26 @@ options! {
     }
 }
 
+choices! {
+    /// What the simulated workers do of a request.
+    pub enum DisaggregationMode {
+        /// Prompt and answer.
+        Agg = "agg" | "aggregated",
+        /// The prompt, for decode workers.
+        Prefill = "prefill",
+        /// The answer, to prompts of prefill workers.
+        Decode = "decode",
+    }
+}
+
 options! {
     /// How many simulated workers a process runs, and where they serve.
     pub struct MockFleetOptions("mock_fleet") {
         /// The endpoint that the workers serve. What is missing of it is `--namespace`, `backend`
-        /// and `generate`.
+        /// (`prefill` for prefill workers) and `generate`.
         endpoint: String = "dyn://".to_owned(), env = "DYN_MOCKER_ENDPOINT";
+        /// What the workers do of a request. Prefill and decode workers need each other.
+        disaggregation_mode: DisaggregationMode = DisaggregationMode::Agg, env = "DYN_MOCKER_DISAGGREGATION_MODE";
         /// Workers to run in this process, each with an address and a discovery record of its own.
         num_workers: u32 = 1, env = "DYN_MOCKER_NUM_WORKERS", min = 1, max = MAX_WORKERS;
         /// Time between the starts of two workers.

@@ -36,6 +36,8 @@ pub struct MockEngine {
     settings: Settings,
     ranks: Vec<Arc<Inbox>>,
     tasks: Tasks,
+    /// Whether answers end with where their KV state is.
+    hands_over: bool,
 }
 
 impl MockEngine {
@@ -60,7 +62,15 @@ impl MockEngine {
             ranks: ranks.collect(),
             settings,
             tasks,
+            hands_over: false,
         })
+    }
+
+    /// The same, as the engine of a prefill worker: an answer ends with what a decode worker needs.
+    #[must_use]
+    pub fn handing_over(mut self) -> Self {
+        self.hands_over = true;
+        self
     }
 
     /// Tokens per KV block.
@@ -79,7 +89,14 @@ impl MockEngine {
             return Ok(stream::finished(reason));
         }
         let vocabulary = self.settings.scheduler.vocabulary;
-        stream::open(self.rank(request.dp_rank)?, request, vocabulary)
+        let hands_over = self.hands_over.then(|| {
+            // As vLLM has it; what is in it is for another simulated engine, which reads none of it.
+            serde_json::json!({"kv_transfer_params": {
+                "do_remote_prefill": true,
+                "remote_tokens": request.input_len(),
+            }})
+        });
+        stream::open(self.rank(request.dp_rank)?, request, vocabulary, hands_over)
     }
 
     fn rank(&self, asked: Option<u32>) -> Result<&Arc<Inbox>, RequestError> {

@@ -20,7 +20,8 @@ pub mod scheduler;
 pub mod timing;
 
 pub use config::{
-    MAX_WORKERS, MockFleetOptions, MockModel, MockerOptions, PreemptionMode, Settings,
+    DisaggregationMode, MAX_WORKERS, MockFleetOptions, MockModel, MockerOptions, PreemptionMode,
+    Settings,
 };
 pub use engine::MockEngine;
 pub use error::MockerError;

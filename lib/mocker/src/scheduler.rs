@@ -21,7 +21,11 @@
 //!   computes something, and a sequence loses computed tokens only when another one has grown by
 //!   a block in between.
 //!
-//! What it does not do: streams, waiting for time to pass, start-up, LoRA adapters' memory.
+//! A request whose prompt another worker has computed gets memory for all of it and computes its last
+//! token alone. If it is preempted, what it was handed is gone, and it computes the rest as well.
+//!
+//! What it does not do: streams, waiting for time to pass, start-up, LoRA adapters' memory, the time
+//! that a transfer of KV state takes.
 
 mod admission;
 mod draw;

@@ -176,10 +176,37 @@ pub struct EngineRequest {
     /// Transfer parameters in the engine's own form, carried through unread.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kv_transfer_params: Option<serde_json::Value>,
+    /// Where the worker that computes the prompt and the one that generates meet, if they are two and
+    /// their engines arrange it among themselves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bootstrap: Option<Bootstrap>,
     /// What the request asks of the choice of its worker, if whoever gets it is a router and no
     /// engine yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hints: Option<Box<RouteHints>>,
+}
+
+/// Where the engines of a prefill and a decode worker find each other to hand over KV state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bootstrap {
+    /// The prefill worker.
+    pub address: BootstrapAddress,
+    /// The request's own number there, below 2^63.
+    pub room: u64,
+}
+
+/// Where a prefill worker's engine is found by those that fetch KV state from it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BootstrapAddress {
+    /// Host name or address.
+    pub host: Arc<str>,
+    /// Port.
+    pub port: u16,
+}
+
+impl BootstrapAddress {
+    /// Key of an instance's metadata under which its address is announced.
+    pub const METADATA_KEY: &str = "bootstrap";
 }
 
 impl EngineRequest {

@@ -20,6 +20,8 @@ pub struct RouteHints {
     pub tenant: Option<Arc<str>>,
     /// The worker that is to serve it.
     pub instance: Option<u64>,
+    /// The worker that is to compute its prompt, where that is another one's business.
+    pub prefill_instance: Option<u64>,
     /// The data-parallel rank that is to serve it.
     pub dp_rank: Option<u32>,
     /// Goes before all requests with less of it.
@@ -41,6 +43,8 @@ pub struct Routed {
     pub instance: u64,
     /// Which of its data-parallel ranks.
     pub dp_rank: u32,
+    /// Who has computed the prompt, if that was another worker.
+    pub prefill: Option<PrefillPlace>,
     /// How workers are picked: the name of the mode.
     pub mode: &'static str,
     /// Prompt tokens that the worker should find in its cache.
@@ -49,6 +53,15 @@ pub struct Routed {
     pub waited: Duration,
     /// Why this worker, if that was asked for.
     pub explanation: Option<serde_json::Value>,
+}
+
+/// A worker that computes prompts for others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PrefillPlace {
+    /// Its instance.
+    pub instance: u64,
+    /// Which of its data-parallel ranks.
+    pub dp_rank: u32,
 }
 
 /// The wishes of a request, and room for what was chosen for it.

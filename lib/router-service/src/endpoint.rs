@@ -133,6 +133,7 @@ impl RouterEndpoint {
             embeds: card.model_types.embeddings,
             card: serde_json::to_value(card)?,
             artefacts: model.artefacts.clone(),
+            ..Offer::default()
         };
         let engine = Arc::new(PassOn {
             model: Arc::clone(&model),

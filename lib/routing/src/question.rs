@@ -127,6 +127,7 @@ impl Question {
             slip.write(Routed {
                 instance: placed.worker.instance,
                 dp_rank: placed.worker.dp_rank,
+                prefill: None,
                 mode: placed.mode.as_str(),
                 cached_tokens: placed.ticket.predicted_tokens,
                 waited,

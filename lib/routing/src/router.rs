@@ -207,6 +207,11 @@ impl WorkerRouter {
         (core.members.present(), core.members.telling())
     }
 
+    /// Data-parallel ranks of an instance, as far as it is known.
+    pub fn ranks(&self, instance: u64) -> usize {
+        self.shared.core.lock().members.slots_of(instance).count()
+    }
+
     /// What each rank of each worker said last of its load.
     pub fn loads(&self) -> Vec<(WorkerKey, dynamo_protocols::load::LoadReport)> {
         let core = self.shared.core.lock();

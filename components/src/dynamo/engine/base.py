@@ -85,6 +85,9 @@ class Engine(ABC):
     #: Exceptions that mean that it will not answer any more.
     deaths: tuple[type[Exception], ...] = ()
 
+    #: Whether a decode worker computes the prompts that no prefill worker had before.
+    decodes_alone: ClassVar[bool] = False
+
     mode: Mode = Mode.AGGREGATED
 
     @abstractmethod

@@ -16,7 +16,7 @@ from typing import Any
 
 from dynamo.engine import processes
 from dynamo.engine.absent import EngineMissing
-from dynamo.engine.capability import NotBuilt
+from dynamo.engine.news import NoEvents
 from dynamo.engine.options import WrongUsage
 
 logger = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ def run(
     processes.adopt()
     try:
         asyncio.run(worker(config))
-    except (NotBuilt, EngineMissing) as error:
+    except (NoEvents, EngineMissing) as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILED
     except Exception as error:

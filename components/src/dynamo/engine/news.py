@@ -4,16 +4,19 @@ Engines publish KV events over ZMQ; the extension hears them, gives the blocks o
 routers. Load goes through the extension's metrics publisher.
 """
 
+import inspect
 import logging
 from typing import Any
 
 from dynamo import _core
 
-from dynamo.engine import capability
 from dynamo.engine.base import Engine, Load
-from dynamo.engine.capability import NotBuilt
 
 logger = logging.getLogger(__name__)
+
+
+class NoEvents(RuntimeError):
+    """KV events were asked for, and the engine publishes none."""
 
 
 class News:
@@ -29,26 +32,20 @@ class News:
         """Begins to pass on the engine's KV events. To be called before the endpoint is served.
 
         Args:
-            required: somebody has asked for it; otherwise a build that cannot is only said.
+            required: somebody has asked for it.
+
+        Raises:
+            NoEvents: there are none, though they are required.
         """
         sources, ranks = engine.event_sources(), engine.event_ranks()
         if not sources and not ranks:
             if required:
-                raise NotBuilt(
+                raise NoEvents(
                     f"--kv-events: {engine.name} publishes none as it was started; "
                     "turn on its prefix cache and its KV events"
                 )
             return
         where = ", ".join(source.endpoint for source in sources) or f"{engine.name} itself"
-        if not capability.has("KvEventPublisher"):
-            message = (
-                f"there are KV events of {where}, but this build of dynamo._core has no "
-                "KvEventPublisher to pass them on"
-            )
-            if required:
-                raise NotBuilt(f"{message}; leave --kv-events out, or update dynamo")
-            logger.warning("%s: prompts are not routed by what is cached here", message)
-            return
         for source in sources:
             more: dict[str, Any] = {"zmq_endpoint": source.endpoint, "zmq_topic": source.topic}
             if source.replay_endpoint and takes_replay():
@@ -74,17 +71,11 @@ class News:
         except ValueError as error:
             logger.debug("a KV event was left out: %s", error)
 
-    async def open_load(self) -> bool:
-        """Begins to tell the engine's load. Whether this build can."""
-        if not capability.has("WorkerMetricsPublisher"):
-            logger.info(
-                "this build of dynamo._core tells requests in flight as load, not KV blocks"
-            )
-            return False
+    async def open_load(self) -> None:
+        """Begins to tell the engine's load."""
         publisher = _core.WorkerMetricsPublisher()
         await publisher.create_endpoint(self._endpoint)
         self._load = publisher
-        return True
 
     def tell(self, load: Load) -> None:
         """Tells the load of a rank."""
@@ -105,5 +96,4 @@ class News:
 
 def takes_replay() -> bool:
     """Whether the extension asks engines for events that it has missed."""
-    publisher = getattr(_core, "KvEventPublisher", None)
-    return publisher is not None and capability.takes(publisher, "zmq_replay_endpoint")
+    return "zmq_replay_endpoint" in inspect.signature(_core.KvEventPublisher).parameters

@@ -13,10 +13,8 @@ from typing import Any
 
 from dynamo import _core
 from dynamo._core import ModelInput, ModelRuntimeConfig, ModelType, WorkerType
-from dynamo.engine import capability
 from dynamo.engine.adapters import Adapters
 from dynamo.engine.base import Adapter, Engine, Limits
-from dynamo.engine.capability import NotBuilt
 from dynamo.engine.handler import Handler
 from dynamo.engine.modes import Mode
 from dynamo.engine.news import News
@@ -32,9 +30,12 @@ _WATCH_SECONDS = 1.0
 #: network in a second or two, and service managers kill after 30.
 _TRANSFER_SECONDS = 10.0
 
-#: What workers of disaggregated deployments are, and whom they need.
-_WORKER_TYPES = {Mode.PREFILL: WorkerType.Prefill, Mode.DECODE: WorkerType.Decode}
-_NEEDS = {Mode.PREFILL: [["decode"]], Mode.DECODE: [["prefill"]]}
+#: What workers are to those that send them requests.
+_WORKER_TYPES = {
+    Mode.AGGREGATED: WorkerType.Aggregated,
+    Mode.PREFILL: WorkerType.Prefill,
+    Mode.DECODE: WorkerType.Decode,
+}
 
 
 class EngineDied(RuntimeError):
@@ -50,16 +51,16 @@ async def serve(component: Any, endpoint: Any, engine: Engine, options: Options)
 
     Raises:
         EngineDied: the engine has died. What it had moves to other workers.
-        NotBuilt: this build of the extension cannot do what was asked for.
+        NoEvents: KV events were asked for, and the engine publishes none.
     """
     with _stopping(engine):
         limits = await engine.start()
         news = News(endpoint, limits.block_size)
         try:
             news.pass_on(engine, required=options.kv_events is True)
-            if await news.open_load():
-                engine.on_load(news.tell)
-            await _register(endpoint, options, limits)
+            await news.open_load()
+            engine.on_load(news.tell)
+            await _register(endpoint, engine, options, limits)
             serving = [_serve_requests(endpoint, engine, options)]
             if engine.adapters_limit() > 0:
                 serving += _serve_adapters(component, endpoint, engine, options, limits)
@@ -90,42 +91,32 @@ def runtime_config(limits: Limits) -> ModelRuntimeConfig:
     config.structured_output = limits.structured_output
     if limits.bootstrap is not None:
         host, port = limits.bootstrap
-        if not hasattr(config, "set_disaggregated_endpoint"):
-            raise NotBuilt(
-                "this build of dynamo._core announces no bootstrap address of prefill workers"
-            )
         config.set_disaggregated_endpoint(host, port)
     return config
 
 
-async def _register(endpoint: Any, options: Options, limits: Limits) -> None:
-    more: dict[str, Any] = {}
-    kind = ModelType.Chat | ModelType.Completions
-    if options.mode is not Mode.AGGREGATED:
-        more["worker_type"] = _WORKER_TYPES[options.mode]
-        more["needs"] = _NEEDS[options.mode]
-    if options.mode is Mode.PREFILL:
-        kind = ModelType.Prefill
-    if options.custom_jinja_template is not None:
-        more["custom_template_path"] = options.custom_jinja_template
-    try:
-        await _core.register_model(
-            ModelInput.Tokens,
-            kind,
-            endpoint,
-            options.model_path,
-            options.model_name,
-            kv_cache_block_size=limits.block_size,
-            runtime_config=runtime_config(limits),
-            **more,
-        )
-    except ValueError as error:
-        if options.mode is Mode.AGGREGATED:
-            raise
-        raise NotBuilt(
-            f"this build of dynamo._core serves no {options.mode.value} workers ({error}); "
-            "start the worker without --disaggregation-mode"
-        ) from error
+async def _register(endpoint: Any, engine: Engine, options: Options, limits: Limits) -> None:
+    await _core.register_model(
+        ModelInput.Tokens,
+        _model_type(options.mode),
+        endpoint,
+        options.model_path,
+        options.model_name,
+        kv_cache_block_size=limits.block_size,
+        runtime_config=runtime_config(limits),
+        custom_template_path=options.custom_jinja_template,
+        worker_type=_WORKER_TYPES[options.mode],
+        needs=_needs(engine, options.mode),
+    )
+
+
+def _model_type(mode: Mode) -> ModelType:
+    return ModelType.Prefill if mode is Mode.PREFILL else ModelType.Chat | ModelType.Completions
+
+
+def _needs(engine: Engine, mode: Mode) -> list[list[str]]:
+    """Whom a worker needs, without whom it serves nothing."""
+    return [["prefill"]] if mode is Mode.DECODE and not engine.decodes_alone else []
 
 
 def _serve_requests(endpoint: Any, engine: Engine, options: Options) -> "asyncio.Future[None]":
@@ -141,13 +132,9 @@ def _serve_adapters(
     component: Any, endpoint: Any, engine: Engine, options: Options, limits: Limits
 ) -> "list[asyncio.Future[None]]":
     async def announce(adapter: Adapter) -> None:
-        if not capability.takes(_core.register_model, "lora_name"):
-            raise NotBuilt(
-                "this build of dynamo._core announces no adapters (register_model, lora_name)"
-            )
         await _core.register_model(
             ModelInput.Tokens,
-            ModelType.Chat | ModelType.Completions,
+            _model_type(options.mode),
             endpoint,
             options.model_path,
             kv_cache_block_size=limits.block_size,
@@ -155,6 +142,8 @@ def _serve_adapters(
             lora_name=adapter.name,
             base_model_path=options.model_path,
             max_gpu_lora_count=engine.adapters_limit(),
+            worker_type=_WORKER_TYPES[options.mode],
+            needs=_needs(engine, options.mode),
         )
 
     async def withdraw(adapter: Adapter) -> None:

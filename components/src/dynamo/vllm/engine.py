@@ -29,6 +29,7 @@ class VllmEngine(Engine):
     """
 
     name = "vllm"
+    decodes_alone = True
 
     def __init__(
         self, engine_args: Any, mode: Mode = Mode.AGGREGATED, kv_events: bool | None = None
@@ -119,7 +120,7 @@ class VllmEngine(Engine):
             data_parallel_rank=request.dp_rank if self._has_ranks() else None,
         )
         async for result in results:
-            yield mapping.to_output(result, request, is_first)
+            yield mapping.to_output(result, request, is_first, self.mode)
             is_first = False
 
     def _params(self, request: Request) -> Any:

@@ -99,11 +99,18 @@ def priority(request: Request) -> int:
     return -request.priority
 
 
-def to_output(result: Any, request: Request, is_first: bool) -> dict[str, Any]:
-    """An output of a `RequestOutput` that has what is new (`RequestOutputKind.DELTA`)."""
+def to_output(
+    result: Any, request: Request, is_first: bool, mode: Mode = Mode.AGGREGATED
+) -> dict[str, Any]:
+    """An output of a `RequestOutput` that has what is new (`RequestOutputKind.DELTA`).
+
+    A prefill worker's last one says where the prompt's state is. Connectors that find it by its
+    tokens, in a store that workers share, have nothing to say: an empty answer says that.
+    """
     choice = result.outputs[0]
     log_probs, tops = log_probabilities(choice.token_ids, choice.logprobs, request.logprobs)
     transfer = getattr(result, "kv_transfer_params", None)
+    hands_over = transfer or (mode is Mode.PREFILL and choice.finish_reason is not None)
     return output(
         choice.token_ids,
         finish_reason=choice.finish_reason,
@@ -112,5 +119,5 @@ def to_output(result: Any, request: Request, is_first: bool) -> dict[str, Any]:
         cached_tokens=result.num_cached_tokens if is_first else None,
         log_probs=log_probs,
         top_logprobs=tops,
-        disaggregated_params={"kv_transfer_params": transfer} if transfer else None,
+        disaggregated_params={"kv_transfer_params": transfer or {}} if hands_over else None,
     )

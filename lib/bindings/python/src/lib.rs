@@ -22,6 +22,7 @@ mod serve;
 mod serving;
 mod tokens;
 mod watch;
+mod worker_type;
 
 use pyo3::prelude::*;
 use pyo3::types::PyList;

@@ -2,8 +2,11 @@
 
 use crate::home::trouble;
 use crate::runtime::Endpoint;
+use crate::worker_type::{WorkerType, read_needs};
 use dynamo_llm::card::LocalModel;
+use dynamo_llm::role::Role;
 use dynamo_llm::worker::Offer;
+use dynamo_protocols::engine::BootstrapAddress;
 use dynamo_protocols::load::LoadReport;
 use dynamo_protocols::structured::StructuredSupport;
 use dynamo_run::embedded::ModelSource;
@@ -81,20 +84,6 @@ impl ModelType {
     }
 }
 
-/// What a worker of a disaggregated deployment does.
-#[pyclass(frozen, eq, eq_int, module = "dynamo._core", from_py_object)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum WorkerType {
-    /// Computes prompts.
-    Prefill,
-    /// Generates token by token.
-    Decode,
-    /// Turns media into embeddings.
-    Encode,
-    /// All of it.
-    Aggregated,
-}
-
 /// What a worker can hold.
 #[pyclass(frozen, module = "dynamo._core")]
 #[derive(Default)]
@@ -108,6 +97,7 @@ struct Limits {
     max_num_batched_tokens: Option<u32>,
     structured_output: Option<String>,
     cannot_continue: bool,
+    bootstrap: Option<BootstrapAddress>,
 }
 
 #[pymethods]
@@ -180,6 +170,38 @@ impl ModelRuntimeConfig {
     fn set_cannot_continue(&self, value: bool) {
         self.0.lock().cannot_continue = value;
     }
+
+    /// Where decode workers find this prefill worker's engine to fetch KV state: requests then go to
+    /// both at once, with a room in which they meet (`bootstrap_info`).
+    fn set_disaggregated_endpoint(
+        &self,
+        bootstrap_host: String,
+        bootstrap_port: u16,
+    ) -> PyResult<()> {
+        if bootstrap_host.is_empty() || bootstrap_port == 0 {
+            return Err(PyValueError::new_err(
+                "bootstrap_host and bootstrap_port need to be an address that decode workers reach",
+            ));
+        }
+        self.0.lock().bootstrap = Some(BootstrapAddress {
+            host: bootstrap_host.into(),
+            port: bootstrap_port,
+        });
+        Ok(())
+    }
+
+    /// Host of that address.
+    #[getter]
+    fn bootstrap_host(&self) -> Option<String> {
+        let limits = self.0.lock();
+        Some(limits.bootstrap.as_ref()?.host.to_string())
+    }
+
+    /// Port of that address.
+    #[getter]
+    fn bootstrap_port(&self) -> Option<u16> {
+        Some(self.0.lock().bootstrap.as_ref()?.port)
+    }
 }
 
 fn support(word: &str) -> PyResult<StructuredSupport> {
@@ -233,17 +255,27 @@ fn register_model<'py>(
             "model_input needs to be ModelInput.Tokens: frontends turn text into tokens",
         ));
     }
-    if model_type.has(ModelType::TENSOR) || !(model_type.has(ModelType::BACKEND)) {
+    let prefills = model_type == ModelType::PREFILL;
+    let worker_type = match worker_type {
+        None if prefills => WorkerType::Prefill,
+        given => given.unwrap_or(WorkerType::Aggregated),
+    };
+    let answers = worker_type != WorkerType::Prefill;
+    if (answers && prefills) || (!prefills && !model_type.has(ModelType::BACKEND)) {
         return Err(PyValueError::new_err(format!(
-            "{} cannot be served: use ModelType.Chat, ModelType.Completions, or both",
-            model_type.__repr__()
+            "{} cannot be served by {} workers: use ModelType.Chat, ModelType.Completions, or \
+             both; ModelType.Prefill is for prefill workers",
+            model_type.__repr__(),
+            worker_type.word(),
         )));
     }
-    if matches!(worker_type, Some(kind) if kind != WorkerType::Aggregated) || needs.is_some() {
+    if model_type.has(ModelType::TENSOR) {
         return Err(PyValueError::new_err(
-            "disaggregated workers are not served yet: leave worker_type and needs out",
+            "ModelType.TensorBased cannot be served: leave it out",
         ));
     }
+    let (worker_type, needs) = (worker_type.served()?, needs.map(read_needs).transpose()?);
+    let needs = needs.unwrap_or_default();
     // How often answers move is the frontend's; how many adapters fit is the engine's.
     let _ = (migration_limit, user_data, max_gpu_lora_count);
     let limits = runtime_config.map(|it| it.get().0.lock().clone());
@@ -271,6 +303,8 @@ fn register_model<'py>(
             let chats = card.model_types.chat;
             card.model_types.chat = chats && model_type.has(ModelType::CHAT);
             card.model_types.completions = model_type.has(ModelType::COMPLETIONS);
+            card.worker_type = worker_type;
+            card.needs = needs;
             card.model_types.embeddings = false;
             if let Some(length) = context_length.or(limits.context_length) {
                 card.context_length = length;
@@ -283,7 +317,12 @@ fn register_model<'py>(
             card.runtime.max_num_batched_tokens = limits.max_num_batched_tokens;
             card.runtime.cannot_continue = limits.cannot_continue;
         });
-        let registration = registration(&model, &at.embedded.artefact_cache(), structured)?;
+        let registration = registration(
+            &model,
+            &at.embedded.artefact_cache(),
+            structured,
+            limits.bootstrap,
+        )?;
         match adapter {
             None => serving.register(registration).await.map_err(trouble),
             Some(_) => serving.add_adapter(registration).await.map_err(trouble),
@@ -295,6 +334,7 @@ fn registration(
     model: &LocalModel,
     cache: &std::path::Path,
     structured: StructuredSupport,
+    bootstrap: Option<BootstrapAddress>,
 ) -> PyResult<Registration> {
     let card = model.card();
     Ok(Registration {
@@ -303,6 +343,10 @@ fn registration(
             card: serde_json::to_value(card).map_err(trouble)?,
             artefacts: model.artefacts(cache).map_err(trouble)?,
             embeds: false,
+            role: Role {
+                worker_type: card.worker_type,
+                bootstrap,
+            },
         },
         limits: LoadReport {
             total_blocks: card.runtime.total_kv_blocks.unwrap_or(0),

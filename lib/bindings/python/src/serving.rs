@@ -9,7 +9,6 @@ use crate::home::Home;
 use crate::model::Registration;
 use crate::publish::Told;
 use crate::serve::{Function, PythonHandler};
-use dynamo_llm::model_set::MODEL_CARD_KIND;
 use dynamo_llm::worker::{ObservedEndpoint, Worker, WorkerError};
 use dynamo_protocols::engine::EngineRequest;
 use dynamo_runtime::component::AnnouncedInstance;
@@ -110,7 +109,7 @@ impl Serving {
         }
         let offer = adapter.offer;
         let card = CardRecord {
-            kind: MODEL_CARD_KIND.to_owned(),
+            kind: offer.role.worker_type.card_kind().to_owned(),
             name: offer.name,
             endpoint: self.endpoint.clone(),
             body: offer.card,

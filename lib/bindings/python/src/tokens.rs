@@ -9,7 +9,8 @@ use crate::outlet::Outlet;
 use crate::serve::Port;
 use dynamo_protocols::RequestError;
 use dynamo_protocols::engine::{
-    EngineOutput, EngineRequest, FinishReason, StopConditions, TokenLogprobs,
+    Bootstrap, BootstrapAddress, EngineOutput, EngineRequest, FinishReason, StopConditions,
+    TokenLogprobs,
 };
 use dynamo_protocols::structured::{Constraint, StructuredOutput};
 use pyo3::exceptions::{PyTypeError, PyValueError};
@@ -63,6 +64,13 @@ pub(crate) fn request<'py>(
         let prefill = PyDict::new(py);
         prefill.set_item("disaggregated_params", params)?;
         dict.set_item("prefill_result", prefill)?;
+    }
+    if let Some(Bootstrap { address, room }) = &request.bootstrap {
+        let info = PyDict::new(py);
+        info.set_item("bootstrap_host", &*address.host)?;
+        info.set_item("bootstrap_port", address.port)?;
+        info.set_item("bootstrap_room", room)?;
+        dict.set_item("bootstrap_info", info)?;
     }
     Ok(dict)
 }
@@ -182,7 +190,25 @@ pub(crate) fn engine_request(dict: &Bound<'_, PyDict>) -> PyResult<EngineRequest
     if let Some(params) = present(dict, "disaggregated_params")? {
         request.kv_transfer_params = Some(json(&params)?);
     }
+    if let Some(info) = present(dict, "bootstrap_info")? {
+        request.bootstrap = Some(bootstrap(info.cast::<PyDict>()?)?);
+    }
     Ok(request)
+}
+
+fn bootstrap(info: &Bound<'_, PyDict>) -> PyResult<Bootstrap> {
+    let get = |key: &str| {
+        present(info, key)?.ok_or_else(|| {
+            PyValueError::new_err(format!("bootstrap_info has no {key}; it needs one"))
+        })
+    };
+    Ok(Bootstrap {
+        address: BootstrapAddress {
+            host: get("bootstrap_host")?.extract::<String>()?.into(),
+            port: get("bootstrap_port")?.extract()?,
+        },
+        room: get("bootstrap_room")?.extract()?,
+    })
 }
 
 /// Sets what a dictionary says.

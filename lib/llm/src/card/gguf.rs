@@ -5,6 +5,7 @@ use super::{
     DEFAULT_KV_BLOCK_SIZE, GenerationDefaults, ModelCard, ModelError, ModelTypes, RuntimeInfo,
     TemplateSource, TokenizerSource,
 };
+use crate::role::WorkerType;
 use crate::template::SpecialTokens;
 use dynamo_gguf::{GgufError, GgufHeader};
 use dynamo_protocols::engine::TokenId;
@@ -114,6 +115,8 @@ fn card(path: &Path, header: &GgufHeader) -> Result<ModelCard, GgufError> {
             TemplateSource::Plain
         }),
         lora: None,
+        worker_type: WorkerType::default(),
+        needs: Vec::new(),
         runtime: RuntimeInfo::default(),
         checksum: String::new(),
     })

@@ -5,6 +5,7 @@ use super::{
     DEFAULT_KV_BLOCK_SIZE, GenerationDefaults, ModelCard, ModelError, ModelTypes, RuntimeInfo,
     TemplateSource, TokenizerSource,
 };
+use crate::role::WorkerType;
 use crate::template::SpecialTokens;
 use dynamo_protocols::engine::TokenId;
 use dynamo_runtime::discovery::ArtefactRef;
@@ -110,6 +111,8 @@ pub(super) fn read(folder: &Path) -> Result<(ModelCard, Vec<(ArtefactRef, PathBu
         tokenizer: TokenizerSource::HuggingFace(tokenizer),
         chat_template,
         lora: None,
+        worker_type: WorkerType::default(),
+        needs: Vec::new(),
         runtime: RuntimeInfo::default(),
         checksum: String::new(),
     };

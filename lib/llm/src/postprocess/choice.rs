@@ -113,6 +113,8 @@ impl Choice {
         extra.worker_id = self.tells.worker_id.then_some(WorkerIds {
             decode_worker_id: routed.instance,
             decode_dp_rank: routed.dp_rank,
+            prefill_worker_id: routed.prefill.map(|it| it.instance),
+            prefill_dp_rank: routed.prefill.map(|it| it.dp_rank),
         });
         extra.routing = routed.explanation.filter(|_| self.tells.routing);
     }

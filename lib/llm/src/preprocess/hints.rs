@@ -20,6 +20,7 @@ pub(super) fn route_hints(nvext: &NvExt) -> Result<RouteHints, RequestError> {
     let preferred = constraints.and_then(|it| it.preferred_taints.clone());
     let hints = RouteHints {
         instance: nvext.decode_worker_id.or(nvext.backend_instance_id),
+        prefill_instance: nvext.prefill_worker_id,
         dp_rank: nvext.dp_rank,
         strict_priority: agent.and_then(|it| it.strict_priority).unwrap_or(0),
         expected_output_tokens: agent.and_then(|it| it.osl),
@@ -61,6 +62,7 @@ mod tests {
     fn every_wish_is_taken_over() {
         let hints = hints(serde_json::json!({
             "backend_instance_id": 7,
+            "prefill_worker_id": 8,
             "dp_rank": 2,
             "agent_hints": {"strict_priority": 3, "osl": 100},
             "routing_constraints": {
@@ -71,6 +73,7 @@ mod tests {
         }));
         let expected = RouteHints {
             instance: Some(7),
+            prefill_instance: Some(8),
             dp_rank: Some(2),
             strict_priority: 3,
             expected_output_tokens: Some(100),

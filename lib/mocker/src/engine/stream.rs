@@ -28,6 +28,8 @@ struct OutputStream {
     logprobs: Option<u32>,
     vocabulary: Vocabulary,
     finished: bool,
+    /// Said with the last output: where its KV state is.
+    hands_over: Option<serde_json::Value>,
 }
 
 /// Submits a request; answers the stream of its outputs.
@@ -35,6 +37,7 @@ pub(super) fn open(
     inbox: &Arc<Inbox>,
     request: EngineRequest,
     vocabulary: Vocabulary,
+    hands_over: Option<serde_json::Value>,
 ) -> Result<EngineStream, RequestError> {
     let (sender, receiver) = handoff(STREAM_CAPACITY);
     let logprobs = request.logprobs.map(|top| top.min(MAX_TOP_LOGPROBS));
@@ -46,6 +49,7 @@ pub(super) fn open(
         logprobs,
         vocabulary,
         finished: false,
+        hands_over,
     }))
 }
 
@@ -93,7 +97,7 @@ impl Stream for OutputStream {
                 .map(|top| vec![self.logprobs(drawn.token, top)]),
             finish_reason: drawn.finish,
             cached_tokens: drawn.cached_tokens,
-            kv_transfer_params: None,
+            kv_transfer_params: drawn.finish.and_then(|_| self.hands_over.take()),
         })))
     }
 }

@@ -79,7 +79,8 @@ impl Scheduler {
             blocks.extend(found);
         }
         let cached = blocks.len() * block_size;
-        if !self.config.chunked_prefill && len - cached > budget {
+        let arrives = sequence.is_handed_over;
+        if !self.config.chunked_prefill && !arrives && len - cached > budget {
             return false;
         }
         let woken = blocks.iter().filter(|block| cache.is_idle(**block)).count();
@@ -105,6 +106,10 @@ impl Scheduler {
             sequence.cached = Some(u32::try_from(of_prompt).unwrap_or(u32::MAX));
             self.found.prompt_tokens += sequence.prompt_len as u64;
             self.found.cached_tokens += of_prompt as u64;
+        }
+        if std::mem::take(&mut sequence.is_handed_over) {
+            // All but the last token, from which the next one is computed.
+            sequence.computed = len - 1;
         }
         true
     }

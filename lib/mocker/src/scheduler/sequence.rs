@@ -34,6 +34,8 @@ pub(crate) struct Sequence {
     pub(crate) planned: usize,
     /// Prompt tokens found in the cache when it was first admitted.
     pub(crate) cached: Option<u32>,
+    /// Another worker has computed what it comes with, and its KV state is still to be fetched.
+    pub(crate) is_handed_over: bool,
     /// Whether the first output, which says what was cached, is still to come.
     pub(crate) silent: bool,
     /// Whether it has drawn a token since it was last admitted.
@@ -73,6 +75,7 @@ impl Sequence {
             published: 0,
             planned: 0,
             cached: None,
+            is_handed_over: request.kv_transfer_params.is_some() || request.bootstrap.is_some(),
             silent: true,
             decoding: false,
             stalled: false,

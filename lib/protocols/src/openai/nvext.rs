@@ -28,8 +28,8 @@ pub struct NvExt {
     pub annotations: Option<Unserved>,
     /// The worker to use.
     pub backend_instance_id: Option<u64>,
-    /// A prefill worker to use.
-    pub prefill_worker_id: Option<Unserved>,
+    /// The worker that is to compute the prompt, where prefill is done elsewhere.
+    pub prefill_worker_id: Option<u64>,
     /// The same, by the name that it has where prefill is done elsewhere.
     pub decode_worker_id: Option<u64>,
     /// The data-parallel rank to use.
@@ -99,6 +99,12 @@ pub struct WorkerIds {
     pub decode_worker_id: u64,
     /// Its data-parallel rank.
     pub decode_dp_rank: u32,
+    /// The instance that has computed the prompt, if it was another one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prefill_worker_id: Option<u64>,
+    /// Its data-parallel rank.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prefill_dp_rank: Option<u32>,
 }
 
 /// What ended a choice.

@@ -79,6 +79,7 @@ async fn serve(
         card: serde_json::to_value(card(&engine)?)?,
         artefacts: Vec::new(),
         embeds: false,
+        ..Offer::default()
     };
     let telemetry = WorkerTelemetry {
         metrics: MetricsRegistry::new(),

@@ -110,6 +110,7 @@ impl Scene {
             card: serde_json::Value::Null,
             artefacts: Vec::new(),
             embeds: false,
+            ..Offer::default()
         };
         let telemetry = WorkerTelemetry {
             metrics: MetricsRegistry::new(),
