@@ -400,6 +400,18 @@ class ModelRuntimeConfig:
     def __init__(self) -> None: ...
 
     @property
+    def bootstrap_host(self) -> Any:
+        """Host of that address."""
+    @bootstrap_host.setter
+    def bootstrap_host(self, value: Any) -> None: ...
+
+    @property
+    def bootstrap_port(self) -> Any:
+        """Port of that address."""
+    @bootstrap_port.setter
+    def bootstrap_port(self, value: Any) -> None: ...
+
+    @property
     def cannot_continue(self) -> bool:
         """Its engine cannot go on with an answer that another worker has begun."""
     @cannot_continue.setter
@@ -422,6 +434,11 @@ class ModelRuntimeConfig:
         """Sequences that run at once."""
     @max_num_seqs.setter
     def max_num_seqs(self, value: int | None) -> None: ...
+
+    def set_disaggregated_endpoint(self, bootstrap_host: Any, bootstrap_port: Any) -> Any:
+        """Where decode workers find this prefill worker's engine to fetch KV state: requests then
+        go to both at once, with a room in which they meet (`bootstrap_info`).
+        """
 
     @property
     def structured_output(self) -> str | None:
