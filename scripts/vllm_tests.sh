@@ -28,8 +28,8 @@ if ! "$venv/bin/python" -c 'import importlib.util as u, sys; sys.exit(not u.find
     "$venv/bin/python" scripts/vllm_requirements.py >"$venv/requirements.txt"
     "${pip[@]}" -r "$venv/requirements.txt" py-cpuinfo setuptools==78.1.1 uvloop
 fi
-"$venv/bin/python" -c 'import openai, pytest' 2>/dev/null ||
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check openai 'pytest>=8,<10'
+"$venv/bin/python" -c 'import nixl, openai, pytest' 2>/dev/null ||
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check nixl openai 'pytest>=8,<10'
 
 HF_HUB_OFFLINE=1 "$venv/bin/python" tests/python_vllm/checkpoint.py "$tokenizer" "$VLLM_CHECKPOINT"
 

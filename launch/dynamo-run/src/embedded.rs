@@ -74,6 +74,8 @@ impl Embedded {
     pub fn open(options: Resolved) -> Result<Self, EmbeddedError> {
         let surroundings = Surroundings::of_this_process(Vec::new());
         let telemetry = TelemetryOptions::new(options.get(), surroundings.stderr_is_terminal);
+        // Its owner has variables of its own: what looks like none of ours is none of our business.
+        let options = options.without_warnings(|unknown| unknown.nearest.is_none());
         let (process, telemetry) = Process::open(options, surroundings, &telemetry)?;
         Ok(Self {
             process,
@@ -154,7 +156,7 @@ impl Embedded {
 
     /// Folder for what is made of model files for others to fetch.
     pub fn artefact_cache(&self) -> PathBuf {
-        self.process.surroundings.cache_dir().join("artefacts")
+        engine::artefact_cache(&self.process)
     }
 
     /// Stops everything that this started and sends what telemetry has left.

@@ -130,7 +130,7 @@ impl Local {
 
 /// Folder for fetched and made artefacts.
 pub(crate) fn artefact_cache(process: &Process) -> PathBuf {
-    let options: &ModelOptions = process.options.get();
+    let options: &HubOptions = process.options.get();
     let own = options.artefact_cache.clone();
     own.unwrap_or_else(|| process.surroundings.cache_dir().join("artefacts"))
 }

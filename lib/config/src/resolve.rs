@@ -178,6 +178,13 @@ impl Resolved {
         &self.warnings
     }
 
+    /// The same without the warnings that `is_unwanted` names.
+    #[must_use]
+    pub fn without_warnings(mut self, is_unwanted: impl Fn(&UnknownVariable) -> bool) -> Self {
+        self.warnings.retain(|warning| !is_unwanted(warning));
+        self
+    }
+
     /// The text of `--print-config`: a TOML file that says for each value where it comes from.
     pub fn print(&self) -> String {
         print::effective(&self.values)

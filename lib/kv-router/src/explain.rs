@@ -149,7 +149,7 @@ mod tests {
     use crate::cost::WorkerOverlap;
     use crate::fleet::{Fleet, WorkerState};
     use crate::mode::RouterMode;
-    use crate::request::Target;
+    use crate::request::{Taints, Target};
     use crate::worker::Slot;
     use std::num::NonZeroU32;
     use std::time::Duration;
@@ -223,13 +223,17 @@ mod tests {
             overlaps: &[],
             now: Duration::ZERO,
         };
+        let required = ["gpu=h200".to_owned()];
         let request = RouteRequest {
-            lora: Some("adapter"),
+            taints: Taints {
+                required: &required,
+                ..Taints::default()
+            },
             ..RouteRequest::default()
         };
         let told = chooser.explain(&Book::new(0), &situation, &request, &mut || 0);
         assert_eq!((told.winner, told.candidates.len()), (None, 0));
         assert_eq!(told.rejected.len(), 3);
-        assert!(told.refusal.unwrap().contains("missing_lora: 3"));
+        assert!(told.refusal.unwrap().contains("missing_taint: 3"));
     }
 }

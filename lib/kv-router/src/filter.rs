@@ -22,8 +22,6 @@ pub enum Rejection {
     NotAllowed,
     /// The request failed on it already.
     Excluded,
-    /// It does not have the request's LoRA adapter.
-    MissingLora,
     /// It lacks a taint that the request requires.
     MissingTaint,
     /// Too many prompt tokens wait on it.
@@ -34,11 +32,10 @@ pub enum Rejection {
 
 impl Rejection {
     /// Every reason, in the order of the filters.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 6] = [
         Self::Draining,
         Self::NotAllowed,
         Self::Excluded,
-        Self::MissingLora,
         Self::MissingTaint,
         Self::PrefillBusy,
         Self::KvBusy,
@@ -50,7 +47,6 @@ impl Rejection {
             Self::Draining => "draining",
             Self::NotAllowed => "not_allowed",
             Self::Excluded => "excluded",
-            Self::MissingLora => "missing_lora",
             Self::MissingTaint => "missing_taint",
             Self::PrefillBusy => "prefill_busy",
             Self::KvBusy => "kv_busy",
@@ -132,10 +128,6 @@ pub(crate) fn judge(
     if target.excluded.contains(&key.instance) {
         return Some(Rejection::Excluded);
     }
-    let has_lora = |name: &str| worker.loras.iter().any(|it| **it == *name);
-    if request.lora.is_some_and(|name| !has_lora(name)) {
-        return Some(Rejection::MissingLora);
-    }
     let has_taint = |name: &String| worker.taints.iter().any(|it| **it == **name);
     if !request.taints.required.iter().all(has_taint) {
         return Some(Rejection::MissingTaint);
@@ -183,7 +175,6 @@ mod tests {
             dp_rank: 1,
         };
         WorkerState {
-            loras: vec!["adapter".into()],
             taints: vec!["fast".into(), "eu".into()],
             max_batched_tokens: Some(1_000),
             total_blocks: Some(100),
@@ -225,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn target_adapter_and_required_taints_must_all_fit() {
+    fn target_and_required_taints_must_all_fit() {
         let of = |target: Target<'static>| RouteRequest {
             target,
             ..RouteRequest::default()
@@ -247,12 +238,6 @@ mod tests {
             ..Target::default()
         };
         assert_eq!(judged(&of(excluded)), Some(Rejection::Excluded));
-        let lora = |name| RouteRequest {
-            lora: Some(name),
-            ..RouteRequest::default()
-        };
-        assert_eq!(judged(&lora("adapter")), None);
-        assert_eq!(judged(&lora("other")), Some(Rejection::MissingLora));
         let tainted = |required: &[&str]| {
             let required: Vec<String> = required.iter().map(ToString::to_string).collect();
             judged(&RouteRequest {

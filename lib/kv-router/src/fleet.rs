@@ -26,8 +26,6 @@ pub struct WorkerState {
     pub total_blocks: Option<u64>,
     /// KV blocks that its running requests need, as it said last.
     pub busy_blocks: u64,
-    /// LoRA adapters it has loaded.
-    pub loras: Vec<Arc<str>>,
     /// Its taints.
     pub taints: Vec<Arc<str>>,
 }
@@ -44,7 +42,6 @@ impl WorkerState {
             max_sequences: None,
             total_blocks: None,
             busy_blocks: 0,
-            loras: Vec::new(),
             taints: Vec::new(),
         }
     }

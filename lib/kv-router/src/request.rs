@@ -12,8 +12,6 @@ pub struct RouteRequest<'a> {
     pub hashes: &'a [SequenceHash],
     /// Tokens the answer is expected to have.
     pub expected_output_tokens: Option<u32>,
-    /// LoRA adapter it needs.
-    pub lora: Option<&'a str>,
     /// The conversation it belongs to.
     pub session: Option<&'a str>,
     /// Which workers may serve it.
@@ -83,7 +81,6 @@ pub(crate) struct KeptRequest {
     isl_tokens: u64,
     hashes: Box<[SequenceHash]>,
     expected_output_tokens: Option<u32>,
-    lora: Option<Box<str>>,
     session: Option<Box<str>>,
     allowed: Option<Box<[u64]>>,
     excluded: Box<[u64]>,
@@ -100,7 +97,6 @@ impl KeptRequest {
             isl_tokens: request.isl_tokens,
             hashes: request.hashes.into(),
             expected_output_tokens: request.expected_output_tokens,
-            lora: request.lora.map(Into::into),
             session: request.session.map(Into::into),
             allowed: request.target.allowed.map(Into::into),
             excluded: request.target.excluded.into(),
@@ -114,8 +110,7 @@ impl KeptRequest {
     /// Whether it may go to any worker, so that what is true of one such request is of all.
     pub(crate) fn is_plain(&self) -> bool {
         let names_nobody = self.allowed.is_none() && self.excluded.is_empty();
-        let needs_nothing = self.lora.is_none() && self.required.is_empty();
-        names_nobody && needs_nothing && self.dp_rank.is_none() && self.session.is_none()
+        names_nobody && self.required.is_empty() && self.dp_rank.is_none() && self.session.is_none()
     }
 
     /// As it was, without its standing.
@@ -124,7 +119,6 @@ impl KeptRequest {
             isl_tokens: self.isl_tokens,
             hashes: &self.hashes,
             expected_output_tokens: self.expected_output_tokens,
-            lora: self.lora.as_deref(),
             session: self.session.as_deref(),
             target: Target {
                 allowed: self.allowed.as_deref(),

@@ -17,9 +17,6 @@ options! {
         model_name: Option<String> = None, env = "DYN_MODEL_NAME";
         /// File with a Jinja chat template to use instead of the model's own.
         custom_jinja_template: Option<PathBuf> = None, env = "DYN_CUSTOM_JINJA_TEMPLATE";
-        /// Folder for tokenizers and templates that come from workers, and for what is made of
-        /// model files for others to fetch. If not given: `dynamo` in the user's cache folder.
-        artefact_cache: Option<PathBuf> = None, env = "DYN_ARTEFACT_CACHE";
     }
 }
 

@@ -94,9 +94,6 @@ impl Question {
             isl_tokens: self.isl_tokens,
             hashes: &self.hashes,
             expected_output_tokens: hints.and_then(|it| it.expected_output_tokens),
-            // Its workers are those that announce the model, and an adapter is a model of its own: each
-            // of them has it.
-            lora: None,
             session: hints.and_then(|it| it.session.as_deref()),
             target: Target {
                 allowed: self.allowed.as_deref(),

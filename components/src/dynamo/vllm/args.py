@@ -33,7 +33,10 @@ _NOT_SHOWN = (
 )
 
 #: The connector that carries KV state from prefill to decode workers, unless another is named.
-_CONNECTOR = {"kv_connector": "NixlConnector", "kv_role": "kv_both"}
+_CONNECTOR = "NixlConnector"
+
+#: What it is to each.
+_KV_ROLES = {Mode.PREFILL: "kv_producer", Mode.DECODE: "kv_consumer"}
 
 
 @dataclass(frozen=True)
@@ -88,10 +91,9 @@ def _of_worker(read: Options) -> list[str]:
         words += ["--served-model-name", read.model_name]
     if wants_events(read) and not engine_words.given(read.engine, "kv-events-config"):
         words += ["--kv-events-config", json.dumps(_events_config(read))]
-    if read.mode is not Mode.AGGREGATED and not engine_words.given(
-        read.engine, "kv-transfer-config"
-    ):
-        words += ["--kv-transfer-config", json.dumps(_CONNECTOR)]
+    if read.mode in _KV_ROLES and not engine_words.given(read.engine, "kv-transfer-config"):
+        config = {"kv_connector": _CONNECTOR, "kv_role": _KV_ROLES[read.mode]}
+        words += ["--kv-transfer-config", json.dumps(config)]
     return words
 
 
