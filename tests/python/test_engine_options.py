@@ -11,7 +11,6 @@ from conftest import ROOT
 from dynamo.engine import engine_words, options
 from dynamo.engine.modes import Mode
 from dynamo.engine.options import Spelling, WrongUsage
-from dynamo.llama_cpp import arguments
 from dynamo.trtllm.args import arguments_of, of_worker
 
 SPELLING = Spelling(
@@ -236,30 +235,6 @@ def test_a_trtllm_worker_keeps_events_where_they_are_wanted():
     assert "kv_cache_config" not in of_worker(parse("--model", "M", "--no-kv-events"), {})
     prefill = of_worker(parse("--model", "M", "--is-prefill-worker"), {})
     assert prefill["cache_transceiver_config"] == {"backend": "DEFAULT"}
-
-
-# --- llama.cpp, which is part of the command
-
-
-@pytest.mark.parametrize(
-    ("words", "environment", "place"),
-    [
-        ([], {}, "dyn://dynamo.backend.generate"),
-        (["dyn://a.b.c"], {}, "dyn://a.b.c"),
-        (["--endpoint", "a.b.c"], {}, "dyn://a.b.c"),
-        (["--endpoint=dyn://a.b.c"], {"DYN_ENDPOINT": "x"}, "dyn://a.b.c"),
-        ([], {"DYN_ENDPOINT": "dyn://x.y.z"}, "dyn://x.y.z"),
-        ([], {"DYN_NAMESPACE": "n"}, "dyn://n.backend.generate"),
-    ],
-)
-def test_a_llama_cpp_worker_is_the_command(words, environment, place):
-    made = arguments([*words, "--model-path", "M"], environment)
-    assert made == ["run", f"in={place}", "out=llamacpp", "--model-path", "M"]
-
-
-def test_the_namespace_of_a_llama_cpp_worker():
-    made = arguments(["--namespace", "n"], {})
-    assert made == ["run", "in=dyn://n.backend.generate", "out=llamacpp", "--namespace", "n"]
 
 
 # --- processes

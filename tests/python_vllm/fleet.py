@@ -24,15 +24,14 @@ PATIENCE = 300
 MODEL = "tiny"
 
 
-#: Asks the endpoint `COMPONENT.ENDPOINT` of its first argument with the JSON of the second, prints
-#: what it yields.
+#: Asks the endpoint of its first argument with the JSON of the second, prints the answer.
 ASK = """
 import asyncio, json, sys
 from dynamo.runtime import *
 
 @dynamo_worker()
 async def main(runtime):
-    endpoint = runtime.endpoint("dynamo." + sys.argv[1])
+    endpoint = runtime.namespace("dynamo").component("backend").endpoint(sys.argv[1])
     client = await endpoint.client()
     await client.wait_for_instances(30)
     async for item in await client.generate(json.loads(sys.argv[2]), annotated=False):
@@ -188,11 +187,6 @@ class Fleet:
 
     def ask(self, endpoint, **request):
         """What an endpoint of the workers answers."""
-        (answer,) = self.outputs(f"backend.{endpoint}", request)
-        return answer
-
-    def outputs(self, endpoint, request):
-        """All that the endpoint `COMPONENT.ENDPOINT` yields."""
         done = subprocess.run(
             [sys.executable, "-c", ASK, endpoint, json.dumps(request)],
             env=self.env,
@@ -201,7 +195,7 @@ class Fleet:
             timeout=PATIENCE,
             check=True,
         )
-        return [json.loads(line) for line in done.stdout.splitlines()]
+        return json.loads(done.stdout)
 
     def busy(self, request_id):
         """The worker that runs a request."""

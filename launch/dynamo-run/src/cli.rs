@@ -2,13 +2,15 @@
 //! that `--config` names.
 
 use crate::deploy::{Child, Verb};
-use crate::forms::{FormError, Forms};
+use crate::forms::{FormError, Forms, worker_words};
 use crate::loader::{Surroundings, read_config};
 use crate::schemas::schema;
 use clap::{Arg, ArgAction, ArgMatches, Command, ValueHint, value_parser};
 use clap_complete::Shell;
 use dynamo_config::{ConfigError, Resolved, Sources};
+use dynamo_llm::config::WorkerPlaceOptions;
 use dynamo_runtime::config::RuntimeOptions;
+use dynamo_runtime::discovery::EndpointId;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -39,6 +41,8 @@ pub(crate) enum CommandKind {
     Run(Forms),
     /// The HTTP server for whatever workers announce.
     Frontend,
+    /// A worker with the embedded engine, and its model if it is a word.
+    LlamaCpp(EndpointId, Option<String>),
     /// Simulated workers.
     Mocker,
     /// The router as a component of its own.
@@ -94,6 +98,12 @@ Examples:
   dynamo run in=http out=vllm Qwen/Qwen3-0.6B -- --max-model-len 8192     an engine in Python
   dynamo run in=http out=http://a:8000 out=http://b:8000     OpenAI-compatible servers as they are
   dynamo run in=batch:prompts.jsonl out=llamacpp model.gguf";
+
+const LLAMA_CPP_HELP: &str = "\
+Examples:
+  dynamo llama_cpp model.gguf                    a worker at dyn://dynamo.backend.generate
+  dynamo llama_cpp dyn://mine.backend.generate --model-path model.gguf --threads 4
+                                                 one of another namespace";
 
 const MOCKER_HELP: &str = "\
 Examples:
@@ -171,6 +181,13 @@ pub(crate) fn parse(surroundings: &Surroundings) -> Result<Parsed, UsageError> {
         Some((dynamo_deploy::child::COMMAND, matches)) => Ok(Parsed::Become(Child::of(matches))),
         Some(("simulate", matches)) => resolve("simulate", matches, surroundings, |_| {
             Ok(CommandKind::Simulate)
+        }),
+        Some(("llama_cpp", matches)) => resolve("llama_cpp", matches, surroundings, |options| {
+            let words = matches.get_many::<String>("words").into_iter().flatten();
+            let place = &options.get::<WorkerPlaceOptions>().endpoint;
+            let namespace = &options.get::<RuntimeOptions>().namespace;
+            let (endpoint, model) = worker_words(words.map(String::as_str), place, namespace)?;
+            Ok(CommandKind::LlamaCpp(endpoint, model))
         }),
         Some(("mocker", matches)) => {
             resolve("mocker", matches, surroundings, |_| Ok(CommandKind::Mocker))
@@ -303,6 +320,7 @@ pub(crate) fn root() -> Command {
             Command::new("frontend")
                 .about("Serve the OpenAI API for whatever models workers announce"),
         ))
+        .subcommand(llama_cpp_command())
         .subcommand(with_options(
             "mocker",
             Command::new("mocker")
@@ -377,6 +395,21 @@ fn run_command(name: &'static str, about: &'static str) -> Command {
                     .help("Flags of the engine itself, for out=vllm, sglang and trtllm"),
             )
             .after_help(RUN_HELP),
+    )
+}
+
+fn llama_cpp_command() -> Command {
+    let words = Arg::new("words")
+        .value_name("dyn://ENDPOINT MODEL")
+        .num_args(0..)
+        .help("Where to serve, and the model, in any order");
+    with_options(
+        "llama_cpp",
+        Command::new("llama_cpp")
+            .alias("llama-cpp")
+            .about("Serve a GGUF model as a worker, with the embedded engine")
+            .arg(words)
+            .after_help(LLAMA_CPP_HELP),
     )
 }
 

@@ -55,20 +55,19 @@ pub(crate) async fn build(
     model: Option<&str>,
 ) -> anyhow::Result<Local> {
     let options: &ModelOptions = process.options.get();
-    let echo: &EchoEngineOptions = process.options.get();
-    let echo = EchoOptions {
-        delay: echo.token_echo_delay,
+    let echo = || EchoOptions {
+        delay: process.options.get::<EchoEngineOptions>().token_echo_delay,
     };
     let Some(model) = model.or(options.model_path.as_deref()) else {
         if *output != Output::Echo {
-            bail!("out=llamacpp needs a model: give a GGUF file or a Hugging Face id");
+            bail!("the llama.cpp engine needs a model: give a GGUF file or a Hugging Face id");
         }
         let name = options
             .model_name
             .clone()
             .unwrap_or_else(|| ECHO_NAME.to_owned());
         return Ok(Local {
-            served: echo_model(&name, echo)?,
+            served: echo_model(&name, echo())?,
             name,
             model: None,
         });
@@ -91,7 +90,7 @@ pub(crate) async fn build(
     }
     let (model, assets) = load_assets(process, model).await?;
     let (model, engine): (LocalModel, Arc<dyn Engine>) = match output {
-        Output::Echo => (model, Arc::new(EchoEngine::new(echo))),
+        Output::Echo => (model, Arc::new(EchoEngine::new(echo()))),
         Output::Llamacpp
         | Output::Auto
         | Output::Endpoint(_)

@@ -110,6 +110,9 @@ pub(crate) enum FormError {
     },
 }
 
+/// What an endpoint begins with, to be told from a model.
+const SCHEME: &str = "dyn://";
+
 /// Forms and engines that the command line knows and this version does not have.
 const NOT_YET: &[&str] = &["in=grpc", "out=mocker", "out=mistralrs"];
 
@@ -149,6 +152,34 @@ impl Forms {
         }
         Ok(forms)
     }
+}
+
+/// The words of a worker's command: its endpoint, in place of the one that an option names, and its
+/// model, in any order. `None` is not there.
+pub(crate) fn worker_words<'a>(
+    words: impl IntoIterator<Item = &'a str>,
+    option: &str,
+    namespace: &str,
+) -> Result<(EndpointId, Option<String>), FormError> {
+    let (mut endpoint, mut model) = (None, None);
+    for word in words {
+        let (slot, form) = match word.starts_with(SCHEME) {
+            true => (&mut endpoint, "the endpoint"),
+            false => (&mut model, "the model"),
+        };
+        if let Some(first) = slot.replace(word.to_owned()) {
+            return Err(FormError::Twice {
+                form,
+                first,
+                second: word.to_owned(),
+            });
+        }
+    }
+    let (form, name) = match &endpoint {
+        Some(word) => (word.clone(), word.as_str()),
+        None => (format!("--endpoint {option}"), option),
+    };
+    Ok((parse_endpoint(&form, name, namespace)?, model))
 }
 
 fn parse_input(word: &str, value: &str, namespace: &str) -> Result<Input, FormError> {
@@ -223,6 +254,26 @@ mod tests {
             Ok(expected.clone())
         );
         assert_eq!(forms(&["m.gguf", "out=echo", "in=http"]), Ok(expected));
+    }
+
+    #[test]
+    fn a_workers_words_are_its_endpoint_and_its_model() {
+        let place = |words: &[&str], option: &str| {
+            let (endpoint, model) = worker_words(words.iter().copied(), option, "own")?;
+            Ok::<_, FormError>((endpoint.to_string(), model))
+        };
+        let model = || Some("m.gguf".to_owned());
+        for (words, option, expected, with) in [
+            (&[][..], "dyn://", "dyn://own.backend.generate", None),
+            (&["m.gguf"], "a.b.c", "dyn://a.b.c", model()),
+            (&["m.gguf", "dyn://a.b.c"], "x.y.z", "dyn://a.b.c", model()),
+        ] {
+            assert_eq!(place(words, option).unwrap(), (expected.to_owned(), with));
+        }
+        let twice = place(&["m.gguf", "n.gguf"], "dyn://").unwrap_err();
+        assert!(twice.to_string().contains("the model is given twice"));
+        let wrong = place(&[], "a.b.c.d").unwrap_err();
+        assert!(wrong.to_string().starts_with("--endpoint a.b.c.d"));
     }
 
     #[test]

@@ -143,6 +143,9 @@ impl Process {
         match command {
             CommandKind::Run(forms) => Box::pin(run::run(self, forms)).await,
             CommandKind::Frontend => run::frontend(self).await,
+            CommandKind::LlamaCpp(endpoint, model) => {
+                Box::pin(run::llama_cpp(self, endpoint, model)).await
+            }
             CommandKind::Mocker => mocker::mocker(self).await,
             CommandKind::Router => Box::pin(router::router(self)).await,
             CommandKind::Metrics => metrics::metrics(self).await,

@@ -54,6 +54,7 @@ pub(crate) fn is_quiet(command: &CommandKind) -> bool {
             Some(Input::Http | Input::Endpoint(_) | Input::None)
         ),
         CommandKind::Frontend
+        | CommandKind::LlamaCpp(..)
         | CommandKind::Mocker
         | CommandKind::Router
         | CommandKind::Metrics
@@ -122,6 +123,15 @@ pub(crate) async fn run(process: Process, forms: Forms) -> anyhow::Result<ExitSt
             Box::pin(console::run(process, client, name.as_deref(), input)).await
         }
     }
+}
+
+/// `dynamo llama_cpp`
+pub(crate) async fn llama_cpp(
+    process: Process,
+    endpoint: EndpointId,
+    model: Option<String>,
+) -> anyhow::Result<ExitStatus> {
+    worker(process, endpoint, &Output::Llamacpp, model.as_deref()).await
 }
 
 /// An engine in Python beside this process, and what asks it.

@@ -12,7 +12,9 @@ use dynamo_frontend::FrontendOptions;
 use dynamo_frontend::batch::BatchOptions;
 use dynamo_frontend::console::ConsoleOptions;
 use dynamo_kv_router::config::RouterOptions;
-use dynamo_llm::config::{DeliveryOptions, EchoEngineOptions, ModelOptions, PreprocessOptions};
+use dynamo_llm::config::{
+    DeliveryOptions, EchoEngineOptions, ModelOptions, PreprocessOptions, WorkerPlaceOptions,
+};
 use dynamo_llm::hub::HubOptions;
 use dynamo_llm::worker::CanaryOptions;
 use dynamo_metrics::MetricsOptions;
@@ -29,6 +31,7 @@ use dynamo_sim::config::SimulateOptions;
 pub(crate) const REFERENCE: &[(&str, &str)] = &[
     ("run", "dynamo run, dynamo serve"),
     ("frontend", "dynamo frontend"),
+    ("llama_cpp", "dynamo llama_cpp"),
     ("mocker", "dynamo mocker"),
     ("router", "dynamo router"),
     ("metrics-component", "dynamo metrics"),
@@ -58,6 +61,15 @@ pub(crate) fn schema(command: &str) -> Schema {
             .with::<HubOptions>()
             .with::<ModelOptions>()
             .with::<RuntimeOptions>(),
+        "llama_cpp" => with_engines(
+            Schema::new()
+                .with::<ModelOptions>()
+                .with::<WorkerPlaceOptions>(),
+        )
+        .with::<CanaryOptions>()
+        .with::<NewsOptions>()
+        .with::<HubOptions>()
+        .with::<RuntimeOptions>(),
         "mocker" => Schema::new()
             .with::<ModelOptions>()
             .with::<MockFleetOptions>()
@@ -124,7 +136,14 @@ pub(crate) fn schema(command: &str) -> Schema {
 }
 
 /// Commands that components of a graph are made of.
-const COMPONENTS: &[&str] = &["run", "frontend", "mocker", "router", "metrics-component"];
+const COMPONENTS: &[&str] = &[
+    "run",
+    "llama_cpp",
+    "frontend",
+    "mocker",
+    "router",
+    "metrics-component",
+];
 
 /// The options of one group, with those of every process.
 fn of_one<T: Options>() -> Schema {

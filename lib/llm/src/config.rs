@@ -21,6 +21,15 @@ options! {
 }
 
 options! {
+    /// Where a worker serves.
+    pub struct WorkerPlaceOptions("worker") {
+        /// The endpoint that the worker serves. What is missing of it is `--namespace`, `backend`
+        /// and `generate`.
+        endpoint: String = "dyn://".to_owned(), env = "DYN_ENDPOINT";
+    }
+}
+
+options! {
     /// From requests to prompts.
     pub struct PreprocessOptions("preprocess") {
         /// Most memory for the tokens of prompts' beginnings, so that a conversation that goes on

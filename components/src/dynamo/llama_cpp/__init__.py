@@ -1,5 +1,5 @@
 """The llama.cpp component: `python3 -m dynamo.llama_cpp` serves a model with the embedded engine."""
 
-from dynamo.llama_cpp.main import arguments, main
+from dynamo.llama_cpp.main import main
 
-__all__ = ["arguments", "main"]
+__all__ = ["main"]
