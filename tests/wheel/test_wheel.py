@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = Path(sys.executable).parent
 
 #: Components that are part of the `dynamo` command.
-OF_THE_COMMAND = ["frontend", "router", "mocker", "planner"]
+OF_THE_COMMAND = ["frontend", "router", "mocker", "llama_cpp", "planner"]
 
 #: Longest that a command takes that only says something.
 PATIENCE = 60
