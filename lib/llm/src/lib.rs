@@ -19,5 +19,6 @@ pub mod registry;
 pub mod remote;
 pub mod routed_models;
 pub mod template;
+pub mod text;
 pub mod tokenizer;
 pub mod worker;

@@ -2,11 +2,13 @@
 
 use crate::home::trouble;
 use crate::runtime::Endpoint;
-use dynamo_llm::card::LocalModel;
+use dynamo_llm::card::{self, ModelCard, ModelTypes};
+use dynamo_llm::remote::EMBED_ENDPOINT;
 use dynamo_llm::worker::Offer;
 use dynamo_protocols::load::LoadReport;
 use dynamo_protocols::structured::StructuredSupport;
 use dynamo_run::embedded::ModelSource;
+use dynamo_runtime::discovery::ArtefactRef;
 use parking_lot::Mutex;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -24,6 +26,24 @@ pub(crate) enum ModelInput {
     Tokens,
     /// Tensors.
     Tensor,
+}
+
+impl ModelInput {
+    /// The same in a card's words, where it is served. With a `template` there is text to make.
+    fn served(self, template: bool) -> PyResult<card::ModelInput> {
+        let message = match self {
+            Self::Tokens => return Ok(card::ModelInput::Tokens),
+            Self::Text if !template => return Ok(card::ModelInput::Text),
+            Self::Text => {
+                "custom_template_path goes with ModelInput.Tokens: a worker that takes text renders \
+                 messages itself"
+            }
+            Self::Tensor => {
+                "ModelInput.Tensor is not served: use ModelInput.Tokens or ModelInput.Text"
+            }
+        };
+        Err(PyValueError::new_err(message))
+    }
 }
 
 /// What a model can be asked for; kinds are combined by `|`.
@@ -76,6 +96,26 @@ impl ModelType {
 }
 
 impl ModelType {
+    /// Whether such a model can be served at the endpoint.
+    fn check(self, endpoint: &Endpoint) -> PyResult<()> {
+        let is_known = self.has(Self::BACKEND) || self.has(Self::EMBEDDING);
+        if !is_known || self.0 & !(Self::BACKEND.0 | Self::EMBEDDING.0) != 0 {
+            return Err(PyValueError::new_err(format!(
+                "{} cannot be served: use ModelType.Chat, ModelType.Completions, \
+                 ModelType.Embedding, or several of them",
+                self.__repr__()
+            )));
+        }
+        if self.has(Self::EMBEDDING) && endpoint.id().endpoint() == EMBED_ENDPOINT {
+            return Err(PyValueError::new_err(format!(
+                "{} is where embeddings are served beside a model's own endpoint: give that another \
+                 name, such as generate",
+                endpoint.id()
+            )));
+        }
+        Ok(())
+    }
+
     fn has(self, kind: Self) -> bool {
         self.0 & kind.0 != 0
     }
@@ -195,6 +235,8 @@ fn support(word: &str) -> PyResult<StructuredSupport> {
 /// A model with what its endpoint needs to serve it.
 pub(crate) struct Registration {
     pub(crate) offer: Offer,
+    pub(crate) input: card::ModelInput,
+    pub(crate) types: ModelTypes,
     pub(crate) limits: LoadReport,
     pub(crate) structured: StructuredSupport,
 }
@@ -228,17 +270,8 @@ fn register_model<'py>(
     needs: Option<&Bound<'py, PyAny>>,
     user_data: Option<&Bound<'py, PyDict>>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    if model_input != ModelInput::Tokens {
-        return Err(PyValueError::new_err(
-            "model_input needs to be ModelInput.Tokens: frontends turn text into tokens",
-        ));
-    }
-    if model_type.has(ModelType::TENSOR) || !(model_type.has(ModelType::BACKEND)) {
-        return Err(PyValueError::new_err(format!(
-            "{} cannot be served: use ModelType.Chat, ModelType.Completions, or both",
-            model_type.__repr__()
-        )));
-    }
+    let input = model_input.served(custom_template_path.is_some())?;
+    model_type.check(endpoint.get())?;
     if matches!(worker_type, Some(kind) if kind != WorkerType::Aggregated) || needs.is_some() {
         return Err(PyValueError::new_err(
             "disaggregated workers are not served yet: leave worker_type and needs out",
@@ -256,34 +289,45 @@ fn register_model<'py>(
         let endpoint = endpoint.get();
         (Arc::clone(endpoint.home()), Arc::clone(endpoint.serving()))
     };
+    let adapter = lora_name.clone();
+    let change = move |card: &mut ModelCard| {
+        card.lora = lora_name;
+        let chats = card.model_types.chat;
+        card.model_types.chat = chats && model_type.has(ModelType::CHAT);
+        card.model_types.completions = model_type.has(ModelType::COMPLETIONS);
+        card.model_types.embeddings = model_type.has(ModelType::EMBEDDING);
+        if let Some(length) = context_length.or(limits.context_length) {
+            card.context_length = length;
+        }
+        if let Some(size) = kv_cache_block_size {
+            card.kv_block_size = size;
+        }
+        card.runtime.total_kv_blocks = limits.total_kv_blocks;
+        card.runtime.max_num_seqs = limits.max_num_seqs;
+        card.runtime.max_num_batched_tokens = limits.max_num_batched_tokens;
+        card.runtime.cannot_continue |= limits.cannot_continue;
+    };
     let source = ModelSource {
         // An adapter speaks with its model's tokenizer.
         path: base_model_path.unwrap_or(model_path),
-        name: lora_name.clone().or(model_name),
+        name: adapter.clone().or(model_name),
         template: custom_template_path,
     };
     let at = Arc::clone(&home);
     home.promise_nothing(py, "register model", async move {
-        let model = at.embedded.model(source, false).await.map_err(trouble)?;
-        let adapter = lora_name.clone();
-        let model = model.with_card(|card| {
-            card.lora = lora_name;
-            let chats = card.model_types.chat;
-            card.model_types.chat = chats && model_type.has(ModelType::CHAT);
-            card.model_types.completions = model_type.has(ModelType::COMPLETIONS);
-            card.model_types.embeddings = false;
-            if let Some(length) = context_length.or(limits.context_length) {
-                card.context_length = length;
+        let cache = at.embedded.artefact_cache();
+        let (card, artefacts) = match input {
+            card::ModelInput::Tokens => {
+                let model = at.embedded.model(source, false).await.map_err(trouble)?;
+                let model = model.with_card(change);
+                (
+                    model.card().clone(),
+                    model.artefacts(&cache).map_err(trouble)?,
+                )
             }
-            if let Some(size) = kv_cache_block_size {
-                card.kv_block_size = size;
-            }
-            card.runtime.total_kv_blocks = limits.total_kv_blocks;
-            card.runtime.max_num_seqs = limits.max_num_seqs;
-            card.runtime.max_num_batched_tokens = limits.max_num_batched_tokens;
-            card.runtime.cannot_continue = limits.cannot_continue;
-        });
-        let registration = registration(&model, &at.embedded.artefact_cache(), structured)?;
+            card::ModelInput::Text => (text_card(source, change), Vec::new()),
+        };
+        let registration = registration(&card, artefacts, structured)?;
         match adapter {
             None => serving.register(registration).await.map_err(trouble),
             Some(_) => serving.add_adapter(registration).await.map_err(trouble),
@@ -291,19 +335,38 @@ fn register_model<'py>(
     })
 }
 
+/// The card of a model that takes text. There is nothing to read: its name may be any path's.
+fn text_card(source: ModelSource, change: impl FnOnce(&mut ModelCard)) -> ModelCard {
+    let name = source.name.unwrap_or(source.path);
+    let all = ModelTypes {
+        chat: true,
+        completions: true,
+        embeddings: true,
+    };
+    let mut card = ModelCard::text(&name, all);
+    change(&mut card);
+    card.sealed()
+}
+
+/// What is known of a model that takes text in this process.
+pub(crate) fn text_registration(card: &ModelCard) -> PyResult<Registration> {
+    registration(card, Vec::new(), StructuredSupport::No)
+}
+
 fn registration(
-    model: &LocalModel,
-    cache: &std::path::Path,
+    card: &ModelCard,
+    artefacts: Vec<(ArtefactRef, PathBuf)>,
     structured: StructuredSupport,
 ) -> PyResult<Registration> {
-    let card = model.card();
     Ok(Registration {
         offer: Offer {
             name: card.name.clone(),
             card: serde_json::to_value(card).map_err(trouble)?,
-            artefacts: model.artefacts(cache).map_err(trouble)?,
-            embeds: false,
+            artefacts,
+            embeds: card.model_types.embeddings,
         },
+        input: card.input,
+        types: card.model_types,
         limits: LoadReport {
             total_blocks: card.runtime.total_kv_blocks.unwrap_or(0),
             block_size: card.kv_block_size,

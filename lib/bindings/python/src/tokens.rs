@@ -273,6 +273,7 @@ impl Tokens {
             token_ids,
             finish_reason,
             kv_transfer_params,
+            chunk: None,
         })
     }
 }

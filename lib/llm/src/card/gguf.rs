@@ -2,8 +2,8 @@
 
 use super::local::describe_bytes;
 use super::{
-    DEFAULT_KV_BLOCK_SIZE, GenerationDefaults, ModelCard, ModelError, ModelTypes, RuntimeInfo,
-    TemplateSource, TokenizerSource,
+    DEFAULT_KV_BLOCK_SIZE, GenerationDefaults, ModelCard, ModelError, ModelInput, ModelTypes,
+    RuntimeInfo, TemplateSource, TokenizerSource,
 };
 use crate::template::SpecialTokens;
 use dynamo_gguf::{GgufError, GgufHeader};
@@ -113,6 +113,7 @@ fn card(path: &Path, header: &GgufHeader) -> Result<ModelCard, GgufError> {
         } else {
             TemplateSource::Plain
         }),
+        input: ModelInput::Tokens,
         lora: None,
         runtime: RuntimeInfo::default(),
         checksum: String::new(),

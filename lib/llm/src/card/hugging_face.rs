@@ -2,8 +2,8 @@
 
 use super::local::describe;
 use super::{
-    DEFAULT_KV_BLOCK_SIZE, GenerationDefaults, ModelCard, ModelError, ModelTypes, RuntimeInfo,
-    TemplateSource, TokenizerSource,
+    DEFAULT_KV_BLOCK_SIZE, GenerationDefaults, ModelCard, ModelError, ModelInput, ModelTypes,
+    RuntimeInfo, TemplateSource, TokenizerSource,
 };
 use crate::template::SpecialTokens;
 use dynamo_protocols::engine::TokenId;
@@ -109,6 +109,7 @@ pub(super) fn read(folder: &Path) -> Result<(ModelCard, Vec<(ArtefactRef, PathBu
         generation: defaults(&generation),
         tokenizer: TokenizerSource::HuggingFace(tokenizer),
         chat_template,
+        input: ModelInput::Tokens,
         lora: None,
         runtime: RuntimeInfo::default(),
         checksum: String::new(),
