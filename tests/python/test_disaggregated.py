@@ -245,8 +245,7 @@ def test_trtllms_decode_worker_gets_the_state_of_the_prefill_worker(engine, clie
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ("ModelType.Prefill, worker_type=WorkerType.Decode", "by decode workers"),
-        ("ModelType.Embedding, worker_type=WorkerType.Decode", "by decode workers"),
+        ("ModelType.Prefill, worker_type=WorkerType.Decode", "is a prefill worker's"),
         ("ModelType.Chat, worker_type=WorkerType.Encode", "encode workers are not served"),
         ("ModelType.Chat, needs=[['prefil']]", "'prefil', which is no worker type"),
         ("ModelType.Chat, needs=['prefill']", "a list of groups"),

@@ -6,6 +6,10 @@
 //!
 //! What it does not do: signals, which belong to whoever owns the process.
 
+mod http;
+
+pub use http::HttpServing;
+
 use crate::cli;
 use crate::engine;
 use crate::loader::Surroundings;
@@ -19,7 +23,7 @@ use dynamo_routing::news::NewsOptions;
 use dynamo_runtime::component::DistributedRuntime;
 use dynamo_runtime::config::RuntimeOptions;
 use dynamo_runtime::shutdown::STOP_TIMEOUT;
-use dynamo_runtime::telemetry::{TelemetryGuard, TelemetryOptions};
+use dynamo_runtime::telemetry::{OwnLabels, TelemetryGuard, TelemetryOptions};
 use parking_lot::Mutex;
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -109,13 +113,14 @@ impl Embedded {
         self.process.options.get::<RuntimeOptions>().drain_timeout
     }
 
-    /// Where its workers tell what they do.
-    pub fn worker_telemetry(&self) -> WorkerTelemetry {
+    /// Where its workers tell what they do, with labels of their own.
+    pub fn worker_telemetry(&self, labels: OwnLabels) -> WorkerTelemetry {
         WorkerTelemetry {
             metrics: self.process.metrics.clone(),
             sampler: self.process.sampler,
             news: self.process.options.get::<NewsOptions>().clone(),
             canary: self.process.options.get::<CanaryOptions>().clone(),
+            labels,
         }
     }
 

@@ -21,6 +21,7 @@ use dynamo_runtime::component::DistributedRuntime;
 use dynamo_runtime::config::RuntimeOptions;
 use dynamo_runtime::discovery::EndpointId;
 use dynamo_runtime::shutdown::ExitStatus;
+use dynamo_runtime::telemetry::OwnLabels;
 use futures_util::future::join_all;
 use std::sync::Arc;
 use std::time::Duration;
@@ -141,6 +142,7 @@ async fn start(
         sampler: process.sampler,
         news: process.options.get::<NewsOptions>().clone(),
         canary: CanaryOptions::default(),
+        labels: OwnLabels::default(),
     };
     let serving = Arc::clone(&engine) as Arc<dyn Engine>;
     let worker = Worker::start(&runtime, endpoint, serving, offer, &telemetry).await?;

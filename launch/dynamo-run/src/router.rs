@@ -18,6 +18,7 @@ use dynamo_runtime::config::RuntimeOptions;
 use dynamo_runtime::discovery::EndpointId;
 use dynamo_runtime::shutdown::ExitStatus;
 use dynamo_runtime::status::EndpointStatus;
+use dynamo_runtime::telemetry::OwnLabels;
 use dynamo_runtime::tls::HttpTlsOptions;
 use tokio::sync::oneshot;
 
@@ -72,6 +73,7 @@ pub(crate) async fn router(process: Process) -> anyhow::Result<ExitStatus> {
                 sampler: process.sampler,
                 news: process.options.get::<NewsOptions>().clone(),
                 canary: CanaryOptions::default(),
+                labels: OwnLabels::default(),
             },
         };
         let serving = endpoint.serve(process.shutdown.draining().clone());

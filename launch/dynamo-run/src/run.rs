@@ -29,6 +29,7 @@ use dynamo_runtime::config::RuntimeOptions;
 use dynamo_runtime::discovery::EndpointId;
 use dynamo_runtime::shutdown::ExitStatus;
 use dynamo_runtime::status::EndpointStatus;
+use dynamo_runtime::telemetry::OwnLabels;
 use dynamo_runtime::tls::HttpTlsOptions;
 use std::future::{pending, ready};
 use std::sync::Arc;
@@ -398,19 +399,24 @@ async fn http(
     })
 }
 
+/// The options with the keys of their file.
+pub(crate) fn with_keys(options: &FrontendOptions) -> anyhow::Result<FrontendOptions> {
+    let mut options = options.clone();
+    if let Some(path) = &options.api_key_file {
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read --api-key-file {}", path.display()))?;
+        let keys = dynamo_frontend::parse_key_file(&text)?;
+        options.api_key.extend(keys);
+    }
+    Ok(options)
+}
+
 async fn bind(
     process: &Process,
     registry: ModelRegistry,
     backends: Option<Backends>,
 ) -> anyhow::Result<BoundFrontend> {
-    let mut options: FrontendOptions = process.options.get::<FrontendOptions>().clone();
-    if let Some(path) = &options.api_key_file {
-        let text = std::fs::read_to_string(path)
-            .with_context(|| format!("cannot read --api-key-file {}", path.display()))?;
-        options
-            .api_key
-            .extend(dynamo_frontend::parse_key_file(&text)?);
-    }
+    let options = with_keys(process.options.get::<FrontendOptions>())?;
     let tls: &HttpTlsOptions = process.options.get();
     let frontend = Frontend {
         metrics: FrontendMetrics::new(&process.metrics, &options.metrics_prefix)?,
@@ -444,6 +450,7 @@ async fn worker(
         sampler: process.sampler,
         news: process.options.get::<NewsOptions>().clone(),
         canary: process.options.get::<CanaryOptions>().clone(),
+        labels: OwnLabels::default(),
     };
     let serving = Arc::clone(&engine);
     let worker = Worker::start(&runtime, &endpoint, serving, offer, &telemetry).await?;

@@ -9,6 +9,7 @@ use crate::exchange::Exchange;
 use crate::metrics::RequestMetrics;
 use crate::route_headers::stamp;
 use crate::service::App;
+use crate::text;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -49,14 +50,22 @@ async fn respond(app: Arc<App>, api: Api, request: Request) -> Response {
     };
     let parsed = match Parsed::read(api, &body) {
         Ok(parsed) => parsed,
-        Err(error) => return exchange.refuse(&error),
+        // Workers that take text may know what is unknown here.
+        Err(error) => match text::model_of(&exchange, api, &body).await {
+            Some(model) => return Box::pin(text::respond(exchange, api, body, model)).await,
+            None => return exchange.refuse(&error),
+        },
     };
-    drop(body);
     exchange.kind.stream = parsed.output().is_stream();
     let model = match exchange.find_model(parsed.model()).await {
         Ok(model) => model,
         Err(error) => return exchange.refuse(&error),
     };
+    if !model.card.input.is_tokens() {
+        drop(parsed);
+        return Box::pin(text::respond(exchange, api, body, model)).await;
+    }
+    drop(body);
     exchange.span.record("model", parsed.model());
     let metrics = exchange
         .app
@@ -64,9 +73,9 @@ async fn respond(app: Arc<App>, api: Api, request: Request) -> Response {
         .begin(exchange.kind, parsed.model(), exchange.began);
     let model = metrics.measured(&model);
     if exchange.kind.stream {
-        stream(exchange, api, parsed, model, metrics).await
+        Box::pin(stream(exchange, api, parsed, model, metrics)).await
     } else {
-        whole(exchange, parsed, model, metrics).await
+        Box::pin(whole(exchange, parsed, model, metrics)).await
     }
 }
 
@@ -152,7 +161,11 @@ async fn peek(
     }
 }
 
-fn failed(exchange: &Exchange, metrics: &mut RequestMetrics, error: &RequestError) -> Response {
+pub(crate) fn failed(
+    exchange: &Exchange,
+    metrics: &mut RequestMetrics,
+    error: &RequestError,
+) -> Response {
     exchange.span.record("error", error.code.as_str());
     metrics.fail(error);
     error_response(error)

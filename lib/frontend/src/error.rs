@@ -18,8 +18,7 @@ pub fn error_response(error: &RequestError) -> Response {
     if error.code.blame() == Blame::Internal {
         tracing::error!(%error, "request failed by a defect of this service");
     }
-    let status =
-        StatusCode::from_u16(error.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = json_response(status, &ErrorBody::from(error));
     let headers = response.headers_mut();
     if matches!(status.as_u16(), 429 | 503) {

@@ -23,10 +23,10 @@ use tokio::time::{Sleep, sleep_until};
 
 /// A frame is handed over when it has this many bytes, even if more is ready: enough for dozens
 /// of tokens per write, little enough not to hold many streams' text twice.
-const FRAME_BYTES: usize = 8 * 1024;
+pub(crate) const FRAME_BYTES: usize = 8 * 1024;
 
 /// Room for a typical event, to begin with.
-const EVENT_BYTES: usize = 512;
+pub(crate) const EVENT_BYTES: usize = 512;
 
 /// The events of one answer.
 pub(crate) struct Events {
@@ -46,7 +46,9 @@ struct Running {
 }
 
 /// The response that carries the events.
-pub(crate) fn sse_response(events: Events) -> Response {
+pub(crate) fn sse_response(
+    events: impl Stream<Item = Result<Bytes, Infallible>> + Send + 'static,
+) -> Response {
     let mut response = Response::new(Body::from_stream(events));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));

@@ -33,6 +33,7 @@ mod routes;
 mod routing;
 mod server;
 mod service;
+mod text;
 
 pub use auth::{KeyFileError, parse_key_file};
 pub use body::read_body;

@@ -238,7 +238,10 @@ impl Engine for LlamacppEngine {
                 reply,
             })?;
             let embeddings = answer.await.map_err(|_| self.shared.gone())??;
-            Ok(EmbedResponse { embeddings })
+            Ok(EmbedResponse {
+                embeddings,
+                prompt_tokens: None,
+            })
         })
     }
 

@@ -56,6 +56,9 @@ pub struct ModelCard {
     /// Where the chat template comes from; none for a base model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chat_template: Option<TemplateSource>,
+    /// What its workers get.
+    #[serde(default, skip_serializing_if = "ModelInput::is_tokens")]
+    pub input: ModelInput,
     /// The LoRA adapter that its requests are served with; none for a model as it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lora: Option<String>,
@@ -71,6 +74,24 @@ pub struct ModelCard {
     /// BLAKE3 over what two workers of the same name must agree on: everything above except
     /// `runtime`. Kept up to date by [`ModelCard::seal`].
     pub checksum: String,
+}
+
+/// What a model's workers get.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ModelInput {
+    /// Token ids: frontends render, tokenise, and make text of the answer.
+    #[default]
+    Tokens,
+    /// The client's request as it is: workers write the chunks of the answer.
+    Text,
+}
+
+impl ModelInput {
+    /// Whether it is token ids, as with every card that does not say.
+    pub fn is_tokens(&self) -> bool {
+        *self == Self::Tokens
+    }
 }
 
 /// What a model can be asked for.
@@ -114,6 +135,9 @@ pub enum TokenizerSource {
     Gguf(ArtefactRef),
     /// Bytes are tokens; needs no file.
     Byte,
+    /// There is none: workers take text. Frontends that know of no such workers cannot read the card,
+    /// and leave the model alone.
+    None,
 }
 
 /// Where the chat template comes from.
@@ -175,11 +199,33 @@ impl ModelCard {
             generation: GenerationDefaults::default(),
             tokenizer: TokenizerSource::Byte,
             chat_template: None,
+            input: ModelInput::Tokens,
             lora: None,
             worker_type: WorkerType::default(),
             needs: Vec::new(),
             runtime: RuntimeInfo::default(),
             checksum: String::new(),
+        }
+        .sealed()
+    }
+
+    /// A card for an engine that takes clients' requests as they are: there is nothing to know of the
+    /// model but what it can be asked for.
+    pub fn text(name: &str, model_types: ModelTypes) -> Self {
+        Self {
+            model_types,
+            architecture: "text".to_owned(),
+            context_length: 0,
+            vocab_size: 0,
+            eos_ids: Vec::new(),
+            bos_id: None,
+            tokenizer: TokenizerSource::None,
+            input: ModelInput::Text,
+            runtime: RuntimeInfo {
+                cannot_continue: true,
+                ..RuntimeInfo::default()
+            },
+            ..Self::byte_level(name, 0)
         }
         .sealed()
     }
@@ -211,7 +257,7 @@ impl ModelCard {
             TokenizerSource::HuggingFace(artefact) | TokenizerSource::Gguf(artefact) => {
                 artefacts.push(artefact);
             }
-            TokenizerSource::Byte => {}
+            TokenizerSource::Byte | TokenizerSource::None => {}
         }
         if let Some(artefact) = self
             .chat_template

@@ -134,7 +134,7 @@ async fn hand_over(
         place: prefilling.place,
     };
     if prefilling.bootstrap.is_some() {
-        request.bootstrap = prefilling.bootstrap;
+        request.bootstrap = prefilling.bootstrap.map(Box::new);
         return Ok(handover);
     }
     let params = handover.params();

@@ -106,7 +106,12 @@ impl Engine for EchoEngine {
         _context: RequestContext,
     ) -> BoxFuture<'_, Result<EmbedResponse, RequestError>> {
         let embeddings = request.inputs.iter().map(|ids| histogram(ids)).collect();
-        Box::pin(async move { Ok(EmbedResponse { embeddings }) })
+        Box::pin(async move {
+            Ok(EmbedResponse {
+                embeddings,
+                prompt_tokens: None,
+            })
+        })
     }
 
     fn load(&self) -> LoadReport {
@@ -165,6 +170,7 @@ impl Sequence {
             finish_reason: self.finish_at(token),
             cached_tokens: first.then_some(0),
             kv_transfer_params: None,
+            chunk: None,
         }
     }
 
@@ -318,6 +324,7 @@ mod tests {
         let request = EmbedRequest {
             model: "m".into(),
             inputs: vec![vec![1, 2, 2], vec![3]],
+            ..EmbedRequest::default()
         };
         let answer = engine
             .embed(request, RequestContext::default())

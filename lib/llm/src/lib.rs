@@ -22,5 +22,6 @@ pub mod remote;
 pub mod role;
 pub mod routed_models;
 pub mod template;
+pub mod text;
 pub mod tokenizer;
 pub mod worker;

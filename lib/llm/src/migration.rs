@@ -18,7 +18,8 @@
 //! - a request that names its worker, or carries another engine's transfer parameters: it would
 //!   not be the same request elsewhere
 //! - an answer longer than `--migration-max-seq-len`, which would cost more than it is worth
-//! - an answer of an engine that cannot continue one, by its card
+//! - an answer of an engine that cannot continue one, by its card, or that is text: nobody knows what
+//!   tokens it stands for
 //! - an answer with structured output, if the workers cannot replay its tokens through the
 //!   constraint ([`StructuredSupport`]): they would begin the constraint anew in its middle
 //!
@@ -92,6 +93,8 @@ struct Answer {
     phase: Phase,
     /// Whether the attempt has given a token.
     has_progressed: bool,
+    /// Whether it has given text, which no other worker can go on with.
+    has_text: bool,
     cache_told: bool,
     /// Why a worker that had taken it failed, until another one gives a token: that is what the
     /// client hears if nobody goes on.
@@ -201,6 +204,7 @@ impl Answer {
             patience: Patience::new(&context.deadlines),
             phase: Phase::Ended,
             has_progressed: false,
+            has_text: false,
             cache_told: false,
             cause: None,
             resumption: None,
@@ -297,6 +301,9 @@ impl Answer {
 
     /// Whether a failed attempt may be followed by another one.
     fn may_move(&self) -> bool {
+        if self.has_text {
+            return false;
+        }
         if self.request.generated_ids.is_empty() {
             return true;
         }
@@ -326,7 +333,8 @@ impl Answer {
         if output.cached_tokens.is_some() && std::mem::replace(&mut self.cache_told, true) {
             output.cached_tokens = None;
         }
-        if !output.token_ids.is_empty() {
+        if output.amount() > 0 {
+            self.has_text |= output.chunk.is_some();
             self.has_progressed = true;
             self.moves.progressed();
             self.cause = None;

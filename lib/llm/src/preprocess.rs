@@ -18,8 +18,9 @@ mod sampling;
 mod stopping;
 mod structured;
 
-pub use embedding::{PreparedEmbedding, prepare_embedding};
+pub use embedding::{PreparedEmbedding, prepare_embedding, prepare_text_embedding};
 
+use crate::card::ModelInput;
 use crate::model::ServedModel;
 use dynamo_protocols::engine::{EngineRequest, SamplingParams, StopConditions, TokenId};
 use dynamo_protocols::error::{ErrorCode, RequestError};
@@ -135,6 +136,7 @@ pub async fn prepare_chat(
     limits: PreprocessLimits,
     environment: &Environment,
 ) -> Result<Prepared, RequestError> {
+    takes_tokens(&model)?;
     chat::prepare(request, model, limits, environment).await
 }
 
@@ -145,7 +147,19 @@ pub async fn prepare_completion(
     limits: PreprocessLimits,
     environment: &Environment,
 ) -> Result<Prepared, RequestError> {
+    takes_tokens(&model)?;
     completion::prepare(request, model, limits, environment).await
+}
+
+/// Whether the model's workers get tokens; otherwise there is nothing to prepare.
+fn takes_tokens(model: &ServedModel) -> Result<(), RequestError> {
+    match model.card.input {
+        ModelInput::Tokens => Ok(()),
+        ModelInput::Text => Err(unsupported(
+            "model",
+            "names a model whose workers take text as it is; ask it over http",
+        )),
+    }
 }
 
 // === impl Common ===
@@ -243,6 +257,7 @@ impl Common {
                     kv_transfer_params: None,
                     bootstrap: None,
                     hints: None,
+                    text: None,
                 });
             }
             echoes.push(prompt.echo);

@@ -254,8 +254,7 @@ impl Place<'_> {
         let serving = self.runtime.endpoint(endpoint.clone());
         let handler: Arc<dyn Handler> = observed.clone();
         let served = serving.serve_bytes(handler, says).await?;
-        let metrics = &self.telemetry.metrics;
-        let shown = observed.register(metrics, &endpoint, served.instance())?;
+        let shown = observed.register(self.telemetry, &endpoint, served.instance())?;
         Ok((served, shown))
     }
 }

@@ -22,6 +22,7 @@ use crate::deadline::Deadlines;
 use crate::error::{ErrorCode, RequestError};
 use crate::kv::{KvEventBatch, KvTransfer};
 use crate::load::LoadReport;
+use crate::openai::stream::Api;
 use crate::routing::{RouteHints, RouteSlip};
 use crate::structured::{StructuredOutput, StructuredSupport};
 use futures_core::Stream;
@@ -179,11 +180,14 @@ pub struct EngineRequest {
     /// Where the worker that computes the prompt and the one that generates meet, if they are two and
     /// their engines arrange it among themselves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bootstrap: Option<Bootstrap>,
+    pub bootstrap: Option<Box<Bootstrap>>,
     /// What the request asks of the choice of its worker, if whoever gets it is a router and no
     /// engine yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hints: Option<Box<RouteHints>>,
+    /// The client's request as it came, in place of all of the above, for an engine that takes text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<Arc<TextRequest>>,
 }
 
 /// Where the engines of a prefill and a decode worker find each other to hand over KV state.
@@ -209,10 +213,29 @@ impl BootstrapAddress {
     pub const METADATA_KEY: &str = "bootstrap";
 }
 
+/// A client's request for an engine that makes something of text itself: its answer is the chunks
+/// that the client gets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TextRequest {
+    /// What kind of request it is.
+    pub api: Api,
+    /// Its JSON.
+    pub body: Box<str>,
+}
+
+/// Bytes of a request of text that stand for a token where none are counted: what English has.
+const BYTES_PER_TOKEN: usize = 4;
+
 impl EngineRequest {
     /// Length of the sequence that the engine starts from, in tokens.
     pub fn input_len(&self) -> usize {
         self.prompt_ids.len() + self.generated_ids.len()
+    }
+
+    /// The same as a measure of work: estimated where only the text is known.
+    pub fn load_tokens(&self) -> usize {
+        let text = self.text.as_ref();
+        self.input_len() + text.map_or(0, |text| text.body.len().div_ceil(BYTES_PER_TOKEN))
     }
 }
 
@@ -325,6 +348,17 @@ pub struct EngineOutput {
     /// Transfer parameters that the engine gives to whoever continues the request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kv_transfer_params: Option<serde_json::Value>,
+    /// The next chunk of the answer to a request of text, as the client gets it: one JSON object.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chunk: Option<Box<str>>,
+}
+
+impl EngineOutput {
+    /// How much of the answer it is: its tokens, or its chunk.
+    pub fn amount(&self) -> u32 {
+        let tokens = u32::try_from(self.token_ids.len()).unwrap_or(u32::MAX);
+        tokens.saturating_add(u32::from(self.chunk.is_some()))
+    }
 }
 
 /// Log probability of a drawn token and of its most likely alternatives, natural logarithm,
@@ -344,6 +378,12 @@ pub struct EmbedRequest {
     pub model: Arc<str>,
     /// One token sequence per embedding.
     pub inputs: Vec<Vec<TokenId>>,
+    /// Length of the embeddings that the client asks for, for engines that make several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dimensions: Option<u32>,
+    /// The client's request as it came, in place of the inputs, for an engine that takes text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<Box<str>>,
 }
 
 /// One embedding per input, in order, each of unit length.
@@ -351,6 +391,9 @@ pub struct EmbedRequest {
 pub struct EmbedResponse {
     /// The embeddings.
     pub embeddings: Vec<Vec<f32>>,
+    /// Tokens of all inputs, where the engine counts them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt_tokens: Option<u64>,
 }
 
 #[cfg(test)]

@@ -2,7 +2,8 @@
 //!
 //! Every way in which a request can fail has a stable [`ErrorCode`]. The code alone decides who
 //! is to blame, the HTTP status and whether another attempt may help; shells never invent a
-//! status of their own. A client's mistake is never a 5xx.
+//! status of their own. A client's mistake is never a 5xx. One thing stands above the table: a
+//! worker's handler that names the HTTP status of its refusal is taken at its word.
 //!
 //! The message says in one sentence what is wrong and how to mend it. It never carries prompts,
 //! keys or generated text.
@@ -178,6 +179,9 @@ pub struct RequestError {
     /// How long to wait before trying again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after: Option<Duration>,
+    /// The HTTP status that a worker's handler asks for, in place of the code's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http_status: Option<u16>,
 }
 
 impl RequestError {
@@ -188,7 +192,22 @@ impl RequestError {
             message: message.into(),
             param: None,
             retry_after: None,
+            http_status: None,
         }
+    }
+
+    /// The HTTP status: the code's, unless a worker's handler asked for another one that is an
+    /// error's.
+    pub fn status(&self) -> u16 {
+        let asked = self.http_status.filter(|it| (400..600).contains(it));
+        asked.unwrap_or(self.code.status())
+    }
+
+    /// Answers with this status, which a worker's handler asked for.
+    #[must_use]
+    pub fn with_status(mut self, status: u16) -> Self {
+        self.http_status = Some(status);
+        self
     }
 
     /// An [`ErrorCode::InvalidRequest`] about one field.
@@ -225,6 +244,15 @@ mod tests {
                 Blame::Worker => assert!((502..=504).contains(&status), "{code:?}"),
                 Blame::Internal => assert!((500..=503).contains(&status), "{code:?}"),
             }
+        }
+    }
+
+    #[test]
+    fn a_handlers_status_counts_where_it_is_an_errors() {
+        let error = RequestError::new(ErrorCode::EngineFailed, "x");
+        assert_eq!(error.status(), 502);
+        for (asked, status) in [(404, 404), (599, 599), (200, 502), (0, 502), (600, 502)] {
+            assert_eq!(error.clone().with_status(asked).status(), status);
         }
     }
 

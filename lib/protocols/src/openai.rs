@@ -14,10 +14,12 @@
 mod fields;
 
 pub mod chat;
+pub mod chunk;
 pub mod completions;
 pub mod embeddings;
 pub mod error;
 pub mod generation;
+pub mod gist;
 pub mod logprobs;
 pub mod models;
 pub mod nearest;

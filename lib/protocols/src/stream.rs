@@ -16,9 +16,9 @@ pub trait StreamItem: Serialize + DeserializeOwned + Send + 'static {
 }
 
 impl StreamItem for EngineOutput {
-    /// One per token.
+    /// One per token, or per chunk of text.
     fn positions(&self) -> u32 {
-        u32::try_from(self.token_ids.len()).unwrap_or(u32::MAX)
+        self.amount()
     }
 }
 

@@ -68,7 +68,7 @@ impl<S> Accounted<S> {
             self.cached_tokens = Some(u64::from(cached));
         }
         let Some(ticket) = &self.ticket else { return };
-        let new = u32::try_from(output.token_ids.len()).unwrap_or(u32::MAX);
+        let new = output.amount();
         let before = self.generated;
         self.generated = before.saturating_add(new);
         if before == 0 && new > 0 {

@@ -49,7 +49,7 @@ impl Question {
     ) -> Self {
         Self {
             hashes: hashes(request, block_size.get() as usize),
-            isl_tokens: request.input_len() as u64,
+            isl_tokens: request.load_tokens() as u64,
             priority: request.priority,
             allowed: slip
                 .as_ref()

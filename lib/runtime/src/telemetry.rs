@@ -7,6 +7,7 @@
 
 pub mod endpoint_metrics;
 pub mod metrics;
+pub mod own_labels;
 pub mod process_metrics;
 pub mod spans;
 pub mod trace_context;
@@ -19,6 +20,7 @@ mod tests;
 
 pub use endpoint_metrics::{EndpointMetrics, ErrorType};
 pub use metrics::{MetricsError, MetricsRegistry};
+pub use own_labels::{OwnLabels, OwnLabelsError};
 pub use trace_context::{Sampler, TraceContext};
 
 use crate::Environment;

@@ -1,6 +1,8 @@
 """What a worker says of its model, its cache and its load; and routing by what workers say."""
 
 from dynamo._core import (
+    HttpAsyncEngine,
+    HttpService,
     KvEventPublisher,
     KvIndexer,
     KvRouter,
@@ -16,12 +18,19 @@ from dynamo._core import (
     register_model,
     unregister_model,
 )
+from dynamo.llm.exceptions import HttpError
+
+#: An engine for any server; there is one kind.
+PythonAsyncEngine = HttpAsyncEngine
 
 #: The names of earlier versions.
 register_llm = register_model
 unregister_llm = unregister_model
 
 __all__ = [
+    "HttpAsyncEngine",
+    "HttpError",
+    "HttpService",
     "KvEventPublisher",
     "KvIndexer",
     "KvRouter",
@@ -29,6 +38,7 @@ __all__ = [
     "ModelRuntimeConfig",
     "ModelType",
     "OverlapScores",
+    "PythonAsyncEngine",
     "RadixTree",
     "WorkerMetricsPublisher",
     "WorkerType",

@@ -3,24 +3,31 @@
 //! What the engine is doing is what the handler's publishers say; where they say nothing, what this
 //! counts: requests in flight, and the limits that the registration names.
 
+use crate::embed::{self, Vectors};
+use crate::json;
+use crate::model::Registration;
 use crate::outlet::Answer;
 use crate::publish::Told;
-use crate::serve::{Body, Function};
+use crate::serve::{Body, Function, PortOf};
+use crate::text::Chunks;
 use crate::tokens::{self, Tokens};
-use dynamo_protocols::RequestError;
+use dynamo_llm::card::ModelInput;
 use dynamo_protocols::engine::{
-    Engine, EngineOutput, EngineRequest, EngineStream, KvEventStream, RequestContext,
-    StopConditions,
+    EmbedRequest, EmbedResponse, Engine, EngineOutput, EngineRequest, EngineStream, KvEventStream,
+    RequestContext, StopConditions, TextRequest,
 };
 use dynamo_protocols::load::LoadReport;
+use dynamo_protocols::openai::stream::Api;
 use dynamo_protocols::structured::StructuredSupport;
+use dynamo_protocols::{ErrorCode, RequestError};
 use dynamo_runtime::discovery::{EndpointId, InstanceId};
 use dynamo_runtime::request_plane::RequestHeader;
 use futures_core::Stream;
 use futures_core::future::BoxFuture;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PyList};
 use std::fmt;
+use std::future::ready;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -37,6 +44,9 @@ pub(crate) struct PythonEngine {
     canary: Option<EngineRequest>,
     structured: StructuredSupport,
     told: Arc<Told>,
+    input: ModelInput,
+    /// It generates, and does not embed alone.
+    generates: bool,
     shared: Arc<Shared>,
 }
 
@@ -53,22 +63,33 @@ impl PythonEngine {
         function: Arc<Function>,
         endpoint: EndpointId,
         canary: Option<EngineRequest>,
-        structured: StructuredSupport,
-        limits: LoadReport,
         told: Arc<Told>,
+        registration: &Registration,
     ) -> Self {
+        let types = registration.types;
         Self {
             function,
             endpoint,
             canary,
-            structured,
+            structured: registration.structured,
             told,
+            input: registration.input,
+            generates: types.chat || types.completions,
             shared: Arc::new(Shared {
-                limits,
+                limits: registration.limits.clone(),
                 steps: AtomicU64::new(0),
                 in_flight: watch::Sender::new(0),
             }),
         }
+    }
+
+    fn header(&self, context: &RequestContext) -> RequestHeader {
+        let id = Arc::clone(&context.request_id);
+        let instance = InstanceId::from_bits(1);
+        let mut header = RequestHeader::new(id, self.endpoint.clone(), instance);
+        header.traceparent.clone_from(&context.traceparent);
+        header.tracestate.clone_from(&context.tracestate);
+        header
     }
 }
 
@@ -78,16 +99,20 @@ impl Engine for PythonEngine {
         request: EngineRequest,
         context: RequestContext,
     ) -> BoxFuture<'_, Result<EngineStream, RequestError>> {
-        let mut header = RequestHeader::new(
-            Arc::clone(&context.request_id),
-            self.endpoint.clone(),
-            InstanceId::from_bits(1),
-        );
-        header.traceparent = context.traceparent;
-        header.tracestate = context.tracestate;
-        let id = Arc::clone(&context.request_id);
-        let body: Body = Box::new(move |py| Ok(tokens::request(py, &request, &id)?.into_any()));
-        let answer = self.function.call(header, body, Tokens::port);
+        let header = self.header(&context);
+        let id = context.request_id;
+        let (body, port): (Body, PortOf<EngineOutput>) = match (self.input, &request.text) {
+            (ModelInput::Tokens, None) => (
+                Box::new(move |py| Ok(tokens::request(py, &request, &id)?.into_any())),
+                Tokens::port,
+            ),
+            (ModelInput::Text, Some(text)) => {
+                (json::load(Arc::clone(text)), Chunks::port(text.api))
+            }
+            (ModelInput::Tokens, Some(_)) => return refuse("tokens", "text"),
+            (ModelInput::Text, None) => return refuse("text", "tokens"),
+        };
+        let answer = self.function.call(header, body, port);
         let in_flight = InFlight::of(&self.shared);
         Box::pin(async move {
             let outputs = Outputs {
@@ -95,6 +120,27 @@ impl Engine for PythonEngine {
                 in_flight,
             };
             Ok(Box::pin(outputs) as EngineStream)
+        })
+    }
+
+    fn embed(
+        &self,
+        request: EmbedRequest,
+        context: RequestContext,
+    ) -> BoxFuture<'_, Result<EmbedResponse, RequestError>> {
+        let header = self.header(&context);
+        let body = match (self.input, &request.text) {
+            (ModelInput::Tokens, None) => embed::request(request, context.request_id),
+            (ModelInput::Text, Some(_)) => embed::load(request),
+            (ModelInput::Tokens, Some(_)) => return refuse("tokens", "text"),
+            (ModelInput::Text, None) => return refuse("text", "tokens"),
+        };
+        let answer = self.function.call(header, body, Vectors::port);
+        let in_flight = InFlight::of(&self.shared);
+        Box::pin(async move {
+            let answer = embed::whole(answer.await?).await;
+            in_flight.0.steps.fetch_add(1, Ordering::Relaxed);
+            answer
         })
     }
 
@@ -133,7 +179,10 @@ impl Engine for PythonEngine {
     }
 
     fn canary(&self) -> Option<EngineRequest> {
-        self.canary.clone()
+        let canary = self.canary.as_ref()?;
+        let is_text = canary.text.is_some();
+        let fits = self.generates && is_text == (self.input == ModelInput::Text);
+        fits.then(|| canary.clone())
     }
 
     fn steps(&self) -> u64 {
@@ -190,8 +239,29 @@ impl Stream for Outputs {
     }
 }
 
-/// A health check's payload as a request; `None` for one that has no tokens: a plain endpoint's.
+/// The error for a request in another form than the worker's card promises.
+fn refuse<T>(takes: &str, came: &str) -> BoxFuture<'static, Result<T, RequestError>>
+where
+    T: Send + 'static,
+{
+    Box::pin(ready(Err(RequestError::new(
+        ErrorCode::WorkerProtocol,
+        format!("this worker takes {takes} and was sent {came}: its caller has not read its card"),
+    ))))
+}
+
+/// A health check's payload as a request; `None` for one that is neither tokens nor a request of a
+/// client: a plain endpoint's.
 pub(crate) fn canary(payload: &Bound<'_, PyDict>) -> PyResult<Option<EngineRequest>> {
+    for (key, api) in [("messages", Api::Chat), ("prompt", Api::Completions)] {
+        if payload.contains(key)? {
+            let body = json::text(payload)?.into();
+            return Ok(Some(EngineRequest {
+                text: Some(Arc::new(TextRequest { api, body })),
+                ..EngineRequest::default()
+            }));
+        }
+    }
     let Some(tokens) = payload.get_item("token_ids")? else {
         return Ok(None);
     };
@@ -202,6 +272,12 @@ pub(crate) fn canary(payload: &Bound<'_, PyDict>) -> PyResult<Option<EngineReque
         },
         None => CANARY_TOKENS,
     };
+    if let Ok(lists) = tokens.cast::<PyList>()
+        && lists.iter().any(|it| it.is_instance_of::<PyList>())
+    {
+        // Inputs to embed: engines are asked to generate.
+        return Ok(None);
+    }
     Ok(Some(EngineRequest {
         prompt_ids: tokens.extract::<Vec<u32>>()?.into(),
         stop: StopConditions {

@@ -129,6 +129,9 @@ pub(crate) fn from_python(py: Python<'_>, error: &PyErr) -> RequestError {
     if error.is_instance_of::<WorkerUnavailable>(py) {
         return RequestError::new(ErrorCode::NoCapacity, message);
     }
+    if let Some(status) = http_status(py, error) {
+        return with_status(status, message);
+    }
     // Exceptions of the HTTP kind say a status.
     let status = error
         .value(py)
@@ -145,6 +148,34 @@ pub(crate) fn from_python(py: Python<'_>, error: &PyErr) -> RequestError {
             RequestError::new(ErrorCode::EngineFailed, message)
         }
     }
+}
+
+/// The status that an `HttpError` asks for.
+fn http_status(py: Python<'_>, error: &PyErr) -> Option<u16> {
+    static HTTP_ERROR: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    let kind = HTTP_ERROR.import(py, "dynamo.llm.exceptions", "HttpError");
+    let is_one = kind.is_ok_and(|kind| error.is_instance(py, kind));
+    is_one.then(|| error.value(py).getattr("code").ok()?.extract().ok())?
+}
+
+/// The error of an `HttpError`: who is to blame is what its status says.
+fn with_status(status: u16, message: String) -> RequestError {
+    let code = match status {
+        429 => ErrorCode::RateLimited,
+        503 => ErrorCode::NoCapacity,
+        400..500 => ErrorCode::InvalidRequest,
+        500..600 => ErrorCode::EngineFailed,
+        _ => {
+            return RequestError::new(
+                ErrorCode::EngineFailed,
+                format!(
+                    "the worker's handler raised an HttpError with status {status}, which is no error's: \
+                     {message}"
+                ),
+            );
+        }
+    };
+    RequestError::new(code, message).with_status(status)
 }
 
 /// Whether the exception is asyncio's cancellation.

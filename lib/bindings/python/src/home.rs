@@ -3,13 +3,14 @@
 
 use crate::errors::failed;
 use crate::mailbox::Mailbox;
-use dynamo_run::embedded::Embedded;
+use dynamo_run::embedded::{Embedded, HttpServing};
 use dynamo_runtime::Tasks;
 use dynamo_runtime::component::DistributedRuntime;
+use parking_lot::Mutex;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use std::future::Future;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use tokio::runtime::{Builder, Runtime};
 use tokio_util::sync::CancellationToken;
 
@@ -38,6 +39,8 @@ pub(crate) struct Home {
     pub(crate) runtime: DistributedRuntime,
     pub(crate) tasks: Tasks,
     pub(crate) mailbox: Arc<Mailbox>,
+    /// HTTP servers of this process, to be drained with it: as many as its program has started.
+    pub(crate) servers: Mutex<Vec<Weak<HttpServing>>>,
 }
 
 impl Home {

@@ -9,9 +9,12 @@
 mod client;
 mod context;
 mod convert;
+mod embed;
 mod engine;
 mod errors;
 mod home;
+mod http;
+mod json;
 mod mailbox;
 mod model;
 mod outlet;
@@ -20,6 +23,7 @@ mod routing;
 mod runtime;
 mod serve;
 mod serving;
+mod text;
 mod tokens;
 mod watch;
 mod worker_type;
@@ -74,6 +78,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<context::Context>()?;
     model::register(module)?;
     publish::register(module)?;
+    http::register(module)?;
     routing::register(module)?;
     errors::register(module)
 }

@@ -2,14 +2,16 @@
 
 use crate::home::trouble;
 use crate::runtime::Endpoint;
-use crate::worker_type::{WorkerType, read_needs};
-use dynamo_llm::card::LocalModel;
-use dynamo_llm::role::Role;
+use crate::worker_type::{self, WorkerType};
+use dynamo_llm::card::{self, ModelCard, ModelTypes};
+use dynamo_llm::remote::EMBED_ENDPOINT;
+use dynamo_llm::role::{self, Role};
 use dynamo_llm::worker::Offer;
 use dynamo_protocols::engine::BootstrapAddress;
 use dynamo_protocols::load::LoadReport;
 use dynamo_protocols::structured::StructuredSupport;
 use dynamo_run::embedded::ModelSource;
+use dynamo_runtime::discovery::ArtefactRef;
 use parking_lot::Mutex;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -27,6 +29,24 @@ pub(crate) enum ModelInput {
     Tokens,
     /// Tensors.
     Tensor,
+}
+
+impl ModelInput {
+    /// The same in a card's words, where it is served. With a `template` there is text to make.
+    fn served(self, template: bool) -> PyResult<card::ModelInput> {
+        let message = match self {
+            Self::Tokens => return Ok(card::ModelInput::Tokens),
+            Self::Text if !template => return Ok(card::ModelInput::Text),
+            Self::Text => {
+                "custom_template_path goes with ModelInput.Tokens: a worker that takes text renders \
+                 messages itself"
+            }
+            Self::Tensor => {
+                "ModelInput.Tensor is not served: use ModelInput.Tokens or ModelInput.Text"
+            }
+        };
+        Err(PyValueError::new_err(message))
+    }
 }
 
 /// What a model can be asked for; kinds are combined by `|`.
@@ -79,6 +99,29 @@ impl ModelType {
 }
 
 impl ModelType {
+    /// Whether such a model can be served at the endpoint.
+    fn check(self, endpoint: &Endpoint, worker_type: role::WorkerType) -> PyResult<()> {
+        if self == Self::PREFILL && worker_type == role::WorkerType::Prefill {
+            return Ok(());
+        }
+        let is_known = self.has(Self::BACKEND) || self.has(Self::EMBEDDING);
+        if !is_known || self.0 & !(Self::BACKEND.0 | Self::EMBEDDING.0) != 0 {
+            return Err(PyValueError::new_err(format!(
+                "{} cannot be served: use ModelType.Chat, ModelType.Completions, \
+                 ModelType.Embedding, or several of them; ModelType.Prefill is a prefill worker's",
+                self.__repr__()
+            )));
+        }
+        if self.has(Self::EMBEDDING) && endpoint.id().endpoint() == EMBED_ENDPOINT {
+            return Err(PyValueError::new_err(format!(
+                "{} is where embeddings are served beside a model's own endpoint: give that another \
+                 name, such as generate",
+                endpoint.id()
+            )));
+        }
+        Ok(())
+    }
+
     fn has(self, kind: Self) -> bool {
         self.0 & kind.0 != 0
     }
@@ -217,6 +260,8 @@ fn support(word: &str) -> PyResult<StructuredSupport> {
 /// A model with what its endpoint needs to serve it.
 pub(crate) struct Registration {
     pub(crate) offer: Offer,
+    pub(crate) input: card::ModelInput,
+    pub(crate) types: ModelTypes,
     pub(crate) limits: LoadReport,
     pub(crate) structured: StructuredSupport,
 }
@@ -250,32 +295,16 @@ fn register_model<'py>(
     needs: Option<&Bound<'py, PyAny>>,
     user_data: Option<&Bound<'py, PyDict>>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    if model_input != ModelInput::Tokens {
-        return Err(PyValueError::new_err(
-            "model_input needs to be ModelInput.Tokens: frontends turn text into tokens",
-        ));
-    }
+    let input = model_input.served(custom_template_path.is_some())?;
     let prefills = model_type == ModelType::PREFILL;
-    let worker_type = match worker_type {
-        None if prefills => WorkerType::Prefill,
-        given => given.unwrap_or(WorkerType::Aggregated),
-    };
-    let answers = worker_type != WorkerType::Prefill;
-    if (answers && prefills) || (!prefills && !model_type.has(ModelType::BACKEND)) {
-        return Err(PyValueError::new_err(format!(
-            "{} cannot be served by {} workers: use ModelType.Chat, ModelType.Completions, or \
-             both; ModelType.Prefill is for prefill workers",
-            model_type.__repr__(),
-            worker_type.word(),
-        )));
-    }
-    if model_type.has(ModelType::TENSOR) {
+    let (worker_type, needs) = worker_type::role(worker_type, needs, prefills)?;
+    model_type.check(endpoint.get(), worker_type)?;
+    if input == card::ModelInput::Text && worker_type != role::WorkerType::Aggregated {
         return Err(PyValueError::new_err(
-            "ModelType.TensorBased cannot be served: leave it out",
+            "what prefill workers hand over are prompts in tokens: use ModelInput.Tokens, or leave \
+             worker_type out",
         ));
     }
-    let (worker_type, needs) = (worker_type.served()?, needs.map(read_needs).transpose()?);
-    let needs = needs.unwrap_or_default();
     // How often answers move is the frontend's; how many adapters fit is the engine's.
     let _ = (migration_limit, user_data, max_gpu_lora_count);
     let limits = runtime_config.map(|it| it.get().0.lock().clone());
@@ -288,41 +317,47 @@ fn register_model<'py>(
         let endpoint = endpoint.get();
         (Arc::clone(endpoint.home()), Arc::clone(endpoint.serving()))
     };
+    let (adapter, bootstrap) = (lora_name.clone(), limits.bootstrap.clone());
+    let change = move |card: &mut ModelCard| {
+        card.lora = lora_name;
+        let chats = card.model_types.chat;
+        card.model_types.chat = chats && model_type.has(ModelType::CHAT);
+        card.model_types.completions = model_type.has(ModelType::COMPLETIONS);
+        card.model_types.embeddings = model_type.has(ModelType::EMBEDDING);
+        card.worker_type = worker_type;
+        card.needs = needs;
+        if let Some(length) = context_length.or(limits.context_length) {
+            card.context_length = length;
+        }
+        if let Some(size) = kv_cache_block_size {
+            card.kv_block_size = size;
+        }
+        card.runtime.total_kv_blocks = limits.total_kv_blocks;
+        card.runtime.max_num_seqs = limits.max_num_seqs;
+        card.runtime.max_num_batched_tokens = limits.max_num_batched_tokens;
+        card.runtime.cannot_continue |= limits.cannot_continue;
+    };
     let source = ModelSource {
         // An adapter speaks with its model's tokenizer.
         path: base_model_path.unwrap_or(model_path),
-        name: lora_name.clone().or(model_name),
+        name: adapter.clone().or(model_name),
         template: custom_template_path,
     };
     let at = Arc::clone(&home);
     home.promise_nothing(py, "register model", async move {
-        let model = at.embedded.model(source, false).await.map_err(trouble)?;
-        let adapter = lora_name.clone();
-        let model = model.with_card(|card| {
-            card.lora = lora_name;
-            let chats = card.model_types.chat;
-            card.model_types.chat = chats && model_type.has(ModelType::CHAT);
-            card.model_types.completions = model_type.has(ModelType::COMPLETIONS);
-            card.worker_type = worker_type;
-            card.needs = needs;
-            card.model_types.embeddings = false;
-            if let Some(length) = context_length.or(limits.context_length) {
-                card.context_length = length;
+        let cache = at.embedded.artefact_cache();
+        let (card, artefacts) = match input {
+            card::ModelInput::Tokens => {
+                let model = at.embedded.model(source, false).await.map_err(trouble)?;
+                let model = model.with_card(change);
+                (
+                    model.card().clone(),
+                    model.artefacts(&cache).map_err(trouble)?,
+                )
             }
-            if let Some(size) = kv_cache_block_size {
-                card.kv_block_size = size;
-            }
-            card.runtime.total_kv_blocks = limits.total_kv_blocks;
-            card.runtime.max_num_seqs = limits.max_num_seqs;
-            card.runtime.max_num_batched_tokens = limits.max_num_batched_tokens;
-            card.runtime.cannot_continue = limits.cannot_continue;
-        });
-        let registration = registration(
-            &model,
-            &at.embedded.artefact_cache(),
-            structured,
-            limits.bootstrap,
-        )?;
+            card::ModelInput::Text => (text_card(source, change), Vec::new()),
+        };
+        let registration = registration(&card, artefacts, structured, bootstrap)?;
         match adapter {
             None => serving.register(registration).await.map_err(trouble),
             Some(_) => serving.add_adapter(registration).await.map_err(trouble),
@@ -330,24 +365,43 @@ fn register_model<'py>(
     })
 }
 
+/// The card of a model that takes text. There is nothing to read: its name may be any path's.
+fn text_card(source: ModelSource, change: impl FnOnce(&mut ModelCard)) -> ModelCard {
+    let name = source.name.unwrap_or(source.path);
+    let all = ModelTypes {
+        chat: true,
+        completions: true,
+        embeddings: true,
+    };
+    let mut card = ModelCard::text(&name, all);
+    change(&mut card);
+    card.sealed()
+}
+
+/// What is known of a model that takes text in this process.
+pub(crate) fn text_registration(card: &ModelCard) -> PyResult<Registration> {
+    registration(card, Vec::new(), StructuredSupport::No, None)
+}
+
 fn registration(
-    model: &LocalModel,
-    cache: &std::path::Path,
+    card: &ModelCard,
+    artefacts: Vec<(ArtefactRef, PathBuf)>,
     structured: StructuredSupport,
     bootstrap: Option<BootstrapAddress>,
 ) -> PyResult<Registration> {
-    let card = model.card();
     Ok(Registration {
         offer: Offer {
             name: card.name.clone(),
             card: serde_json::to_value(card).map_err(trouble)?,
-            artefacts: model.artefacts(cache).map_err(trouble)?,
-            embeds: false,
+            artefacts,
+            embeds: card.model_types.embeddings,
             role: Role {
                 worker_type: card.worker_type,
                 bootstrap,
             },
         },
+        input: card.input,
+        types: card.model_types,
         limits: LoadReport {
             total_blocks: card.runtime.total_kv_blocks.unwrap_or(0),
             block_size: card.kv_block_size,

@@ -9,6 +9,7 @@ use dynamo_run::embedded::{self, Embedded};
 use dynamo_runtime::component::{self, Policy};
 use dynamo_runtime::discovery::{EndpointId, InstanceId};
 use dynamo_runtime::status::EndpointStatus;
+use dynamo_runtime::telemetry::OwnLabels;
 use futures_util::future::join_all;
 use parking_lot::Mutex;
 use pyo3::exceptions::PyValueError;
@@ -16,7 +17,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use std::collections::HashMap;
 use std::ffi::OsString;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use tokio::time::timeout;
 
 /// This process's place among the others.
@@ -25,6 +26,12 @@ pub(crate) struct DistributedRuntime {
     home: Arc<Home>,
     /// What this process serves, by endpoint: an endpoint that is asked for twice is one.
     serving: Arc<Mutex<HashMap<EndpointId, Arc<Serving>>>>,
+}
+
+impl DistributedRuntime {
+    pub(crate) fn home(&self) -> &Arc<Home> {
+        &self.home
+    }
 }
 
 #[pymethods]
@@ -83,6 +90,7 @@ impl DistributedRuntime {
             embedded,
             runtime,
             mailbox,
+            servers: Mutex::default(),
         });
         let thread = py
             .import("threading")?
@@ -142,8 +150,15 @@ impl DistributedRuntime {
             runtime.health().set_draining();
             runtime.refuse_new().await;
             let finish = async {
+                let servers = home.servers.lock().clone();
+                let servers = servers.iter().filter_map(Weak::upgrade);
+                let servers = servers.map(|server| async move {
+                    server.drain();
+                    server.ended().await;
+                });
                 // Together: none of them takes the others' time.
-                join_all(serving.iter().map(|endpoint| endpoint.stop(true))).await;
+                let endpoints = serving.iter().map(|endpoint| endpoint.stop(true));
+                tokio::join!(join_all(endpoints), join_all(servers));
             };
             let limit = home.embedded.drain_timeout();
             let finishing = runtime.finish_or_hand_over(finish, limit);
@@ -288,9 +303,9 @@ impl Endpoint {
         metrics_labels: Option<Vec<(String, String)>>,
         health_check_payload: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        if metrics_labels.is_some_and(|labels| !labels.is_empty()) {
-            tracing::warn!("metrics_labels are not shown: metrics carry the endpoint's own labels");
-        }
+        let labels = OwnLabels::new(metrics_labels.unwrap_or_default());
+        let labels =
+            labels.map_err(|error| PyValueError::new_err(format!("metrics_labels: {error}")))?;
         let canary = health_check_payload
             .map(crate::engine::canary)
             .transpose()?
@@ -302,7 +317,10 @@ impl Endpoint {
         let serving = Arc::clone(&self.serving);
         serving.set_graceful(graceful_shutdown);
         self.home.promise_nothing(py, "serve", async move {
-            serving.serve(drive, canary).await.map_err(trouble)?;
+            serving
+                .serve(drive, canary, labels)
+                .await
+                .map_err(trouble)?;
             serving.stopped().await;
             Ok(())
         })

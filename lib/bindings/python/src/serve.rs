@@ -30,6 +30,9 @@ pub(crate) struct Function {
 /// Makes of a request what Python gets.
 pub(crate) type Body = Box<dyn for<'py> FnOnce(Python<'py>) -> PyResult<Bound<'py, PyAny>> + Send>;
 
+/// Makes what a handler's items go through.
+pub(crate) type PortOf<T> = fn(Arc<Outlet<T>>) -> Box<dyn Port>;
+
 impl Function {
     pub(crate) fn new(home: Arc<Home>, drive: Py<PyAny>) -> Self {
         Self { home, drive }
@@ -40,7 +43,7 @@ impl Function {
         self: &Arc<Self>,
         header: RequestHeader,
         body: Body,
-        port: fn(Arc<Outlet<T>>) -> Box<dyn Port>,
+        port: PortOf<T>,
     ) -> impl Future<Output = Result<Answer<T>, RequestError>> + Send + use<T> {
         let wanted = Arc::<Wanted>::default();
         let mailbox = Arc::clone(&self.home.mailbox);
@@ -76,7 +79,7 @@ impl Function {
         wanted: Arc<Wanted>,
         body: Body,
         outlet: &Arc<Outlet<T>>,
-        port: fn(Arc<Outlet<T>>) -> Box<dyn Port>,
+        port: PortOf<T>,
     ) -> PyResult<()> {
         let context = Context::received(py, header, wanted, Arc::clone(&self.home));
         let sink = Sink(port(Arc::clone(outlet)));

@@ -13,6 +13,7 @@ use dynamo_llm::worker::{ObservedEndpoint, Worker, WorkerError};
 use dynamo_protocols::engine::EngineRequest;
 use dynamo_runtime::component::AnnouncedInstance;
 use dynamo_runtime::discovery::{CardRecord, DiscoveryError, EndpointId, InstanceId};
+use dynamo_runtime::telemetry::OwnLabels;
 use pyo3::prelude::*;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,6 +36,7 @@ pub(crate) struct Serving {
 struct State {
     function: Option<Arc<Function>>,
     canary: Option<EngineRequest>,
+    labels: OwnLabels,
     registration: Option<Registration>,
     /// What is announced beside the model: its adapters.
     adapters: Vec<CardRecord>,
@@ -80,10 +82,12 @@ impl Serving {
         &self,
         drive: Py<PyAny>,
         canary: Option<EngineRequest>,
+        labels: OwnLabels,
     ) -> Result<(), WorkerError> {
         let mut state = self.state.lock().await;
         state.function = Some(Arc::new(Function::new(Arc::clone(&self.home), drive)));
         state.canary = canary;
+        state.labels = labels;
         self.bring_up(&mut state).await
     }
 
@@ -142,16 +146,15 @@ impl Serving {
         };
         self.take_down(state, true).await;
         let (runtime, id) = (&self.home.runtime, &self.endpoint);
-        let telemetry = self.home.embedded.worker_telemetry();
+        let telemetry = self.home.embedded.worker_telemetry(state.labels.clone());
         let served = match &state.registration {
             Some(registration) => {
                 let engine = PythonEngine::new(
                     function,
                     id.clone(),
                     state.canary.clone(),
-                    registration.structured,
-                    registration.limits.clone(),
                     Arc::clone(&self.told),
+                    registration,
                 );
                 let offer = registration.offer.clone();
                 let worker = Worker::start(runtime, id, Arc::new(engine), offer, &telemetry);

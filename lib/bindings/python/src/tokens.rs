@@ -65,7 +65,7 @@ pub(crate) fn request<'py>(
         prefill.set_item("disaggregated_params", params)?;
         dict.set_item("prefill_result", prefill)?;
     }
-    if let Some(Bootstrap { address, room }) = &request.bootstrap {
+    if let Some(Bootstrap { address, room }) = request.bootstrap.as_deref() {
         let info = PyDict::new(py);
         info.set_item("bootstrap_host", &*address.host)?;
         info.set_item("bootstrap_port", address.port)?;
@@ -191,7 +191,7 @@ pub(crate) fn engine_request(dict: &Bound<'_, PyDict>) -> PyResult<EngineRequest
         request.kv_transfer_params = Some(json(&params)?);
     }
     if let Some(info) = present(dict, "bootstrap_info")? {
-        request.bootstrap = Some(bootstrap(info.cast::<PyDict>()?)?);
+        request.bootstrap = Some(Box::new(bootstrap(info.cast::<PyDict>()?)?));
     }
     Ok(request)
 }
@@ -299,6 +299,7 @@ impl Tokens {
             token_ids,
             finish_reason,
             kv_transfer_params,
+            chunk: None,
         })
     }
 }

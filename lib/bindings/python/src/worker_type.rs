@@ -20,7 +20,7 @@ pub(crate) enum WorkerType {
 
 impl WorkerType {
     /// Its name in lists of needs and in messages.
-    pub(crate) fn word(self) -> &'static str {
+    fn word(self) -> &'static str {
         match self {
             Self::Prefill => "prefill",
             Self::Decode => "decode",
@@ -30,7 +30,7 @@ impl WorkerType {
     }
 
     /// The type as it is announced.
-    pub(crate) fn served(self) -> PyResult<role::WorkerType> {
+    fn served(self) -> PyResult<role::WorkerType> {
         match self {
             Self::Prefill => Ok(role::WorkerType::Prefill),
             Self::Decode => Ok(role::WorkerType::Decode),
@@ -47,8 +47,22 @@ impl WorkerType {
     }
 }
 
+/// What a worker is and whom it needs, by what it says. One that only `prefills` says it by that.
+pub(crate) fn role(
+    worker_type: Option<WorkerType>,
+    needs: Option<&Bound<'_, PyAny>>,
+    prefills: bool,
+) -> PyResult<(role::WorkerType, Vec<Vec<role::WorkerType>>)> {
+    let worker_type = match worker_type {
+        None if prefills => WorkerType::Prefill,
+        given => given.unwrap_or(WorkerType::Aggregated),
+    };
+    let needs = needs.map(read_needs).transpose()?;
+    Ok((worker_type.served()?, needs.unwrap_or_default()))
+}
+
 /// Whom a worker needs: a list of lists, such as `[["prefill"]]`, of words or worker types.
-pub(crate) fn read_needs(needs: &Bound<'_, PyAny>) -> PyResult<Vec<Vec<role::WorkerType>>> {
+fn read_needs(needs: &Bound<'_, PyAny>) -> PyResult<Vec<Vec<role::WorkerType>>> {
     let wrong = || {
         PyTypeError::new_err(
             "needs is a list of groups, each a list of worker types of which all must be there, \

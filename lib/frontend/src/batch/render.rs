@@ -158,7 +158,7 @@ fn request_result(custom_id: String, answered: Result<Answer, RequestError>) -> 
         Ok(answer) => (200, answer.body, Value::Null),
         Err(error) => {
             let value = error_value(&error);
-            (error.code.status(), json!({"error": value}), value)
+            (error.status(), json!({"error": value}), value)
         }
     };
     fields([

@@ -101,7 +101,7 @@ impl FrontendMetrics {
                 kind.endpoint,
                 kind.request_type(),
                 "error",
-                error_type(error.code),
+                error_type(error),
             ])
             .inc();
         requests
@@ -245,8 +245,8 @@ impl Drop for RequestMetrics {
 }
 
 /// The published class of an error.
-fn error_type(code: ErrorCode) -> &'static str {
-    match (code, code.status()) {
+fn error_type(error: &RequestError) -> &'static str {
+    match (error.code, error.status()) {
         (ErrorCode::UnsupportedParameter, _) => "not_implemented",
         (ErrorCode::NoCapacity, _) | (_, 429) => "overload",
         (_, 404) => "not_found",

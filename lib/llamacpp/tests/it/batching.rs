@@ -106,6 +106,7 @@ async fn embeddings_are_unit_vectors_that_tell_texts_apart_while_others_generate
     let ask = EmbedRequest {
         model: "m".into(),
         inputs,
+        ..EmbedRequest::default()
     };
     let answer = engine.embed(ask, Default::default()).await.unwrap();
     let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f32>();
@@ -120,6 +121,7 @@ async fn embeddings_are_unit_vectors_that_tell_texts_apart_while_others_generate
     let empty = EmbedRequest {
         model: "m".into(),
         inputs: vec![vec![]],
+        ..EmbedRequest::default()
     };
     let error = engine.embed(empty, Default::default()).await.unwrap_err();
     assert_eq!(error.code, ErrorCode::InvalidRequest);

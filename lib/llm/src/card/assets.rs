@@ -52,7 +52,8 @@ impl ModelAssets {
         vocabulary: Option<&dyn GgufVocabulary>,
     ) -> Result<Self, ModelError> {
         let tokenizer: Arc<dyn Tokenizer> = match &card.tokenizer {
-            TokenizerSource::Byte => Arc::new(ByteTokenizer),
+            // Where there is none, nobody asks for it: texts go by.
+            TokenizerSource::Byte | TokenizerSource::None => Arc::new(ByteTokenizer),
             TokenizerSource::HuggingFace(artefact) => {
                 Arc::new(HuggingFaceTokenizer::from_file(&locate(artefact)?)?)
             }

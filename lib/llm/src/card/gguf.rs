@@ -2,8 +2,8 @@
 
 use super::local::describe_bytes;
 use super::{
-    DEFAULT_KV_BLOCK_SIZE, GenerationDefaults, ModelCard, ModelError, ModelTypes, RuntimeInfo,
-    TemplateSource, TokenizerSource,
+    DEFAULT_KV_BLOCK_SIZE, GenerationDefaults, ModelCard, ModelError, ModelInput, ModelTypes,
+    RuntimeInfo, TemplateSource, TokenizerSource,
 };
 use crate::role::WorkerType;
 use crate::template::SpecialTokens;
@@ -114,6 +114,7 @@ fn card(path: &Path, header: &GgufHeader) -> Result<ModelCard, GgufError> {
         } else {
             TemplateSource::Plain
         }),
+        input: ModelInput::Tokens,
         lora: None,
         worker_type: WorkerType::default(),
         needs: Vec::new(),

@@ -2,8 +2,8 @@
 
 use super::local::describe;
 use super::{
-    DEFAULT_KV_BLOCK_SIZE, GenerationDefaults, ModelCard, ModelError, ModelTypes, RuntimeInfo,
-    TemplateSource, TokenizerSource,
+    DEFAULT_KV_BLOCK_SIZE, GenerationDefaults, ModelCard, ModelError, ModelInput, ModelTypes,
+    RuntimeInfo, TemplateSource, TokenizerSource,
 };
 use crate::role::WorkerType;
 use crate::template::SpecialTokens;
@@ -110,6 +110,7 @@ pub(super) fn read(folder: &Path) -> Result<(ModelCard, Vec<(ArtefactRef, PathBu
         generation: defaults(&generation),
         tokenizer: TokenizerSource::HuggingFace(tokenizer),
         chat_template,
+        input: ModelInput::Tokens,
         lora: None,
         worker_type: WorkerType::default(),
         needs: Vec::new(),

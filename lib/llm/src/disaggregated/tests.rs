@@ -268,7 +268,7 @@ async fn workers_that_meet_are_asked_at_once() {
     let (tokens, cached, error) = read(answer.await.unwrap()).await;
     assert_eq!((tokens, cached, error), (vec![0, 1, 2], vec![2], None));
     let asked = cluster.answers.lock();
-    assert_eq!(asked[0].bootstrap, Some(bootstrap()));
+    assert_eq!(asked[0].bootstrap.as_deref(), Some(&bootstrap()));
     assert_eq!(asked[0].kv_transfer_params, None);
 }
 

@@ -58,7 +58,7 @@ impl RemoteEngine {
             ..Call::from(context)
         };
         if bootstrap.is_some() {
-            request.bootstrap.clone_from(&bootstrap);
+            request.bootstrap = bootstrap.clone().map(Box::new);
             request.dp_rank = Some(chosen.dp_rank);
         }
         let request = Arc::new(request);

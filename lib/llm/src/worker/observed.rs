@@ -15,7 +15,7 @@ use dynamo_runtime::request_plane::{Handler, IncomingRequest, Item, ItemStream, 
 use dynamo_runtime::telemetry::endpoint_metrics::{EndpointLabels, RequestInFlight};
 use dynamo_runtime::telemetry::spans::request_plane;
 use dynamo_runtime::telemetry::{
-    EndpointMetrics, ErrorType, MetricsError, MetricsRegistry, Sampler, TraceContext,
+    EndpointMetrics, ErrorType, MetricsError, MetricsRegistry, OwnLabels, Sampler, TraceContext,
 };
 use futures_core::Stream;
 use futures_core::future::BoxFuture;
@@ -35,6 +35,8 @@ pub struct WorkerTelemetry {
     pub news: NewsOptions,
     /// How it finds out whether its engine works.
     pub canary: CanaryOptions,
+    /// What its series have besides.
+    pub labels: OwnLabels,
 }
 
 /// Metrics of an endpoint, shown until this is dropped: the endpoint may be served again.
@@ -89,15 +91,17 @@ impl Observed {
     /// Counts from now on, as this instance.
     pub(super) fn register(
         &self,
-        registry: &MetricsRegistry,
+        telemetry: &WorkerTelemetry,
         endpoint: &EndpointId,
         instance: InstanceId,
     ) -> Result<Shown, MetricsError> {
+        let registry = &telemetry.metrics;
         let metrics = EndpointMetrics::new(&EndpointLabels {
             namespace: endpoint.namespace(),
             component: endpoint.component(),
             endpoint: endpoint.endpoint(),
             worker_id: &instance.to_string(),
+            own: &telemetry.labels,
         })?;
         registry.register(metrics.clone())?;
         self.metrics.get_or_init(|| metrics.clone());

@@ -97,6 +97,7 @@ impl Stream for OutputStream {
                 .map(|top| vec![self.logprobs(drawn.token, top)]),
             finish_reason: drawn.finish,
             cached_tokens: drawn.cached_tokens,
+            chunk: None,
             kv_transfer_params: drawn.finish.and_then(|_| self.hands_over.take()),
         })))
     }

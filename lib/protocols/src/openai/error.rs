@@ -29,7 +29,7 @@ impl<'a> From<&'a RequestError> for ErrorBody<'a> {
         Self {
             error: ErrorFields {
                 message: &error.message,
-                kind: error_type(error.code.status()),
+                kind: error_type(error.status()),
                 param: error.param.as_deref(),
                 code: error.code.as_str(),
             },

@@ -12,10 +12,11 @@ use super::logprobs::{CompletionLogprobs, TokenLogprob};
 use super::nvext::NvExtResponse;
 use super::usage::Usage;
 use crate::error::RequestError;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Which API a stream belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Api {
     /// `/v1/chat/completions`.
     Chat,
@@ -187,6 +188,13 @@ impl ChunkWriter {
             b"}\n\n"
         });
     }
+}
+
+/// An event that a worker has written: one line of JSON.
+pub fn passed_on(out: &mut Vec<u8>, chunk: &str) {
+    out.extend_from_slice(b"data: ");
+    out.extend_from_slice(chunk.as_bytes());
+    out.extend_from_slice(b"\n\n");
 }
 
 /// The end of a stream that ended well.

@@ -5,6 +5,7 @@
 //! its [`RequestInFlight`], so that what began is also seen to end, however it ends.
 
 use super::metrics::MetricsError;
+use super::own_labels::OwnLabels;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts};
@@ -26,6 +27,8 @@ pub struct EndpointLabels<'a> {
     pub endpoint: &'a str,
     /// The worker, as the hexadecimal number of its instance.
     pub worker_id: &'a str,
+    /// What whoever serves it adds.
+    pub own: &'a OwnLabels,
 }
 
 /// Where a request failed.
@@ -59,6 +62,7 @@ pub struct EndpointMetrics {
     cancellations: IntCounter,
     uptime: Gauge,
     started: Instant,
+    own: OwnLabels,
 }
 
 /// A request in flight: counted until it is dropped.
@@ -137,6 +141,7 @@ impl EndpointMetrics {
                 "How long the endpoint has been served.",
             ))?,
             started: Instant::now(),
+            own: labels.own.clone(),
         })
     }
 
@@ -179,7 +184,9 @@ impl Collector for EndpointMetrics {
     fn collect(&self) -> Vec<MetricFamily> {
         self.uptime.set(self.started.elapsed().as_secs_f64());
         let all = self.collectors();
-        all.into_iter().flat_map(Collector::collect).collect()
+        let mut families: Vec<_> = all.into_iter().flat_map(Collector::collect).collect();
+        self.own.add_to(&mut families);
+        families
     }
 }
 
@@ -230,11 +237,19 @@ mod tests {
     use crate::telemetry::MetricsRegistry;
 
     fn metrics(endpoint: &str) -> EndpointMetrics {
+        labelled(endpoint, &[])
+    }
+
+    fn labelled(endpoint: &str, own: &[(&str, &str)]) -> EndpointMetrics {
+        let own = own
+            .iter()
+            .map(|(name, value)| ((*name).into(), (*value).into()));
         EndpointMetrics::new(&EndpointLabels {
             namespace: "dynamo",
             component: "backend",
             endpoint,
             worker_id: "7f",
+            own: &OwnLabels::new(own.collect()).unwrap(),
         })
         .unwrap()
     }
@@ -278,6 +293,24 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("dynamo_component_uptime_seconds{"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn labels_of_its_own_stand_on_an_endpoints_series_and_on_no_others() {
+        let registry = MetricsRegistry::new();
+        registry.register(metrics("generate")).unwrap();
+        let own = [("team", "a \"b\""), ("dc", "x")];
+        registry.register(labelled("embed", &own)).unwrap();
+        let text = registry.encode();
+        let expected = "dynamo_component_requests_total{dc=\"x\",dynamo_component=\"backend\",\
+                        dynamo_endpoint=\"embed\",dynamo_namespace=\"dynamo\",\
+                        team=\"a \\\"b\\\"\",worker_id=\"7f\"} 0\n";
+        assert!(text.contains(expected), "{text}");
+        let other = "dynamo_component_requests_total{dynamo_component=\"backend\",\
+                     dynamo_endpoint=\"generate\",dynamo_namespace=\"dynamo\",worker_id=\"7f\"} 0\n";
+        assert!(text.contains(other), "{text}");
+        registry.unregister(labelled("embed", &own)).unwrap();
+        assert!(!registry.encode().contains("team="));
     }
 
     #[tokio::test]

@@ -17,7 +17,7 @@ use dynamo_protocols::kv::{KvEvent, SequenceHash};
 use dynamo_routing::news::NewsOptions;
 use dynamo_runtime::Tasks;
 use dynamo_runtime::discovery::EndpointId;
-use dynamo_runtime::telemetry::{MetricsRegistry, Sampler};
+use dynamo_runtime::telemetry::{MetricsRegistry, OwnLabels, Sampler};
 use futures_util::StreamExt;
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
@@ -86,6 +86,7 @@ async fn serve(
         sampler: Sampler::NEVER,
         news: NewsOptions::default(),
         canary: CanaryOptions::default(),
+        labels: OwnLabels::default(),
     };
     let running = Running::default();
     let owned = Owned::around(Arc::clone(&engine) as Arc<dyn Engine>, &running);

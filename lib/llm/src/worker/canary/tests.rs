@@ -9,7 +9,7 @@ use dynamo_runtime::component::DistributedRuntime;
 use dynamo_runtime::discovery::mem::MemRegistry;
 use dynamo_runtime::discovery::{DiscoveryWatch, EndpointId, View};
 use dynamo_runtime::request_plane::{TcpPlane, TcpPlaneOptions};
-use dynamo_runtime::telemetry::{MetricsRegistry, Sampler};
+use dynamo_runtime::telemetry::{MetricsRegistry, OwnLabels, Sampler};
 use futures_util::stream;
 
 /// How an engine is.
@@ -117,6 +117,7 @@ impl Scene {
             sampler: Sampler::NEVER,
             news: NewsOptions::default(),
             canary: options,
+            labels: OwnLabels::default(),
         };
         let own = Arc::clone(&engine) as Arc<dyn Engine>;
         let endpoint = endpoint();
