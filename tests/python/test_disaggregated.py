@@ -67,6 +67,9 @@ async def prefill(request):
 
 async def decode(request):
     told(request)
+    # As an engine does: there is nothing to answer until the prompt's state has come.
+    while request.get("bootstrap_info") and '"meeting"' not in open(log).read():
+        await asyncio.sleep(0.01)
     tokens = request["token_ids"][: request["stop_conditions"]["max_tokens"]]
     for token in tokens[:-1]:
         yield {"token_ids": [token]}

@@ -272,6 +272,57 @@ class Endpoint:
         """Takes this process's instance out of discovery; it goes on with what it has."""
 
 @final
+class HttpAsyncEngine:
+    """A function that answers requests of an `HttpService`: an async generator of the client's
+    request, and of its context if it takes one, that yields the chunks of the answer.
+    """
+
+    def __init__(self, generator: Any, event_loop: Any) -> None: ...
+
+@final
+class HttpService:
+    """A server of the OpenAI API whose models are functions of this process."""
+
+    def __init__(self, port: Any = None, host: Any = None, *, arguments: Any = None) -> None: ...
+
+    def add_chat_completions_model(self, model: Any, checksum: Any, engine: Any) -> Any:
+        """Serves chat completions of a model, in place of those that it had."""
+
+    def add_completions_model(self, model: Any, checksum: Any, engine: Any) -> Any:
+        """Serves completions of a model, in place of those that it had."""
+
+    @property
+    def host(self) -> Any:
+        """The address that it listens at; `None` before it does."""
+
+    def list_chat_completions_models(self) -> Any:
+        """Names of the models that chat."""
+
+    def list_completions_models(self) -> Any:
+        """Names of the models that complete."""
+
+    @property
+    def port(self) -> Any:
+        """The port that it listens at; `None` before it does."""
+
+    def remove_chat_completions_model(self, model: Any) -> Any:
+        """Serves chat completions of the model no more."""
+
+    def remove_completions_model(self, model: Any) -> Any:
+        """Serves completions of the model no more."""
+
+    def run(self, runtime: Any) -> Any:
+        """Starts it if it does not run yet. A future that is there when it has ended, by
+        `shutdown` or with the runtime; cancelling it shuts it down.
+        """
+
+    def shutdown(self) -> Any:
+        """Takes no more requests, and lets those that run finish within `--drain-timeout`."""
+
+    def start(self, runtime: Any) -> Any:
+        """Starts it. A future that is there when it listens."""
+
+@final
 class KvEventPublisher:
     """Tells routers what an engine's KV cache holds: by calls, or by listening to what the engine
     itself publishes over ZMQ. To be made before the endpoint is served.

@@ -79,7 +79,7 @@ def test_an_engine_s_example_refuses_what_is_wrong(engine):
     assert "unknown flag --tensor-paralel-size; did you mean --tensor-parallel-size" in done.stderr
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", [*ENGINES, "mocker"])
 @pytest.mark.parametrize("kind", ["agg", "agg_router", "disagg"])
 def test_graphs_and_their_files_fit(engine, kind):
     module = "agg" if kind == "agg_router" else kind

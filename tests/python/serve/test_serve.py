@@ -131,6 +131,33 @@ def until(condition, serving=None):
         time.sleep(0.02)
 
 
+DISAGGREGATED = """
+Common:
+  model-path: {tokenizer}
+  model-name: qwen3
+  speedup-ratio: 1000
+Frontend:
+  http-port: {port}
+PrefillWorker:
+  common-configs: all
+DecodeWorker:
+  common-configs: all
+"""
+
+
+def test_a_graph_of_prefill_and_decode_workers_answers(serve):
+    serving = serve("examples.mocker.disagg:GRAPH", DISAGGREGATED)
+    serving.listed()
+    extra = {"extra_fields": ["worker_id"]}
+    body = {"model": "qwen3", "prompt": "one two", "max_tokens": 3, "nvext": extra}
+
+    answer = serving.get("/v1/completions", body)
+    assert answer["usage"]["completion_tokens"] == 3
+    ids = answer["choices"][0].get("nvext", answer.get("nvext"))["worker_id"]
+    assert ids["prefill_worker_id"] != ids["decode_worker_id"]
+    assert serving.end() == 0
+
+
 def test_a_graph_answers_and_leaves_nothing_behind(serve):
     serving = serve("examples.mocker.agg:GRAPH", CONFIG)
     serving.listed()
