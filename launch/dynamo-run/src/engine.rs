@@ -7,7 +7,7 @@ use crate::output::{complain, print_line};
 use crate::process::Process;
 use anyhow::bail;
 use dynamo_llm::card::{GgufVocabulary, LocalModel, TemplateSource};
-use dynamo_llm::config::{EchoEngineOptions, ModelOptions};
+use dynamo_llm::config::{ArtefactOptions, EchoEngineOptions, ModelOptions};
 use dynamo_llm::echo::{EchoEngine, EchoOptions};
 use dynamo_llm::echo_model::echo_model;
 use dynamo_llm::hub::{FileProgress, Hub, HubOptions, Wanted};
@@ -129,7 +129,7 @@ impl Local {
 
 /// Folder for fetched and made artefacts.
 pub(crate) fn artefact_cache(process: &Process) -> PathBuf {
-    let options: &HubOptions = process.options.get();
+    let options: &ArtefactOptions = process.options.get();
     let own = options.artefact_cache.clone();
     own.unwrap_or_else(|| process.surroundings.cache_dir().join("artefacts"))
 }

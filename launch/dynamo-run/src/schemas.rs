@@ -13,7 +13,8 @@ use dynamo_frontend::batch::BatchOptions;
 use dynamo_frontend::console::ConsoleOptions;
 use dynamo_kv_router::config::RouterOptions;
 use dynamo_llm::config::{
-    DeliveryOptions, EchoEngineOptions, ModelOptions, PreprocessOptions, WorkerPlaceOptions,
+    ArtefactOptions, DeliveryOptions, EchoEngineOptions, ModelOptions, PreprocessOptions,
+    WorkerPlaceOptions,
 };
 use dynamo_llm::hub::HubOptions;
 use dynamo_llm::worker::CanaryOptions;
@@ -60,10 +61,12 @@ pub(crate) fn schema(command: &str) -> Schema {
             .with::<BackendOptions>()
             .with::<HubOptions>()
             .with::<ModelOptions>()
+            .with::<ArtefactOptions>()
             .with::<RuntimeOptions>(),
         "llama_cpp" => with_engines(
             Schema::new()
                 .with::<ModelOptions>()
+                .with::<ArtefactOptions>()
                 .with::<WorkerPlaceOptions>(),
         )
         .with::<CanaryOptions>()
@@ -72,6 +75,7 @@ pub(crate) fn schema(command: &str) -> Schema {
         .with::<RuntimeOptions>(),
         "mocker" => Schema::new()
             .with::<ModelOptions>()
+            .with::<ArtefactOptions>()
             .with::<MockFleetOptions>()
             .with::<MockerOptions>()
             .with::<NewsOptions>()
@@ -89,11 +93,13 @@ pub(crate) fn schema(command: &str) -> Schema {
             .with::<HttpTlsOptions>()
             .with::<RouterOptions>()
             .with::<ModelOptions>()
+            .with::<ArtefactOptions>()
             .with::<NewsOptions>()
             .with::<RuntimeOptions>(),
         "simulate" => of_one::<SimulateOptions>(),
         // Workers that are not commands: see `embedded`.
         "worker" => Schema::new()
+            .with::<ArtefactOptions>()
             .with::<NewsOptions>()
             .with::<CanaryOptions>()
             .with::<HubOptions>()
@@ -106,6 +112,7 @@ pub(crate) fn schema(command: &str) -> Schema {
         _ => with_engines(
             Schema::new()
                 .with::<ModelOptions>()
+                .with::<ArtefactOptions>()
                 .with::<FrontendOptions>()
                 .with::<HttpTlsOptions>()
                 .with::<PreprocessOptions>()

@@ -194,7 +194,7 @@ impl<C: Catalogue> Follower<C> {
                 }
                 Err(error) => {
                     self.report(&format!(
-                        "{} {name} is announced and cannot be used: {error}",
+                        "{} {name} is announced and cannot be served: {error}",
                         C::WHAT
                     ));
                     failed.insert(name);

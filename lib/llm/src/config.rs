@@ -21,6 +21,15 @@ options! {
 }
 
 options! {
+    /// What processes fetch from each other.
+    pub struct ArtefactOptions("artefacts") {
+        /// Folder for tokenizers and templates that come from workers, and for what is made of
+        /// model files for others to fetch. If not given: `dynamo` in the user's cache folder.
+        artefact_cache: Option<PathBuf> = None, env = "DYN_ARTEFACT_CACHE";
+    }
+}
+
+options! {
     /// Where a worker serves.
     pub struct WorkerPlaceOptions("worker") {
         /// The endpoint that the worker serves. What is missing of it is `--namespace`, `backend`

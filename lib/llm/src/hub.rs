@@ -48,9 +48,6 @@ options! {
         hf_token: Option<Secret> = None, env = "HF_TOKEN", secret;
         /// Use only what is in the cache.
         hf_hub_offline: bool = false, env = "HF_HUB_OFFLINE";
-        /// Folder for tokenizers and templates that come from workers, and for what is made of
-        /// model files for others to fetch. If not given: `dynamo` in the user's cache folder.
-        artefact_cache: Option<PathBuf> = None, env = "DYN_ARTEFACT_CACHE";
     }
 }
 
