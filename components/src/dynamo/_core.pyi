@@ -167,6 +167,11 @@ class Context:
         at once but has five seconds to end by itself.
         """
 
+    def current_span(self) -> Span:
+        """The span that was started last and is open; the request's own, which takes no
+        attributes, if there is none.
+        """
+
     def id(self) -> str:
         """The request's id, the same on every attempt."""
 
@@ -183,6 +188,12 @@ class Context:
     @property
     def span_id(self) -> str | None:
         """W3C span id, 16 hexadecimal digits."""
+
+    def start_span(self, name: str, attrs: dict[str, Any] | None = None) -> Span:
+        """Starts a span of the handler's own within the request's trace, below the one that was
+        started last and is open. It is exported where traces are (`--otel-export`), and costs
+        next to nothing else.
+        """
 
     def stop_generating(self) -> None:
         """Asks for the answer to end."""
@@ -277,49 +288,64 @@ class HttpAsyncEngine:
     request, and of its context if it takes one, that yields the chunks of the answer.
     """
 
-    def __init__(self, generator: Any, event_loop: Any) -> None: ...
+    def __init__(
+        self,
+        generator: Callable[..., AsyncIterator[Any]] | Callable[..., Awaitable[Any]],
+        event_loop: AbstractEventLoop,
+    ) -> None: ...
 
 @final
 class HttpService:
     """A server of the OpenAI API whose models are functions of this process."""
 
-    def __init__(self, port: Any = None, host: Any = None, *, arguments: Any = None) -> None: ...
+    def __init__(
+        self,
+        port: int | None = None,
+        host: str | None = None,
+        *,
+        arguments: Sequence[str] | None = None,
+    ) -> None: ...
 
-    def add_chat_completions_model(self, model: Any, checksum: Any, engine: Any) -> Any:
+    def add_chat_completions_model(
+        self,
+        model: str,
+        checksum: str,
+        engine: HttpAsyncEngine,
+    ) -> None:
         """Serves chat completions of a model, in place of those that it had."""
 
-    def add_completions_model(self, model: Any, checksum: Any, engine: Any) -> Any:
+    def add_completions_model(self, model: str, checksum: str, engine: HttpAsyncEngine) -> None:
         """Serves completions of a model, in place of those that it had."""
 
     @property
-    def host(self) -> Any:
+    def host(self) -> str | None:
         """The address that it listens at; `None` before it does."""
 
-    def list_chat_completions_models(self) -> Any:
+    def list_chat_completions_models(self) -> list[str]:
         """Names of the models that chat."""
 
-    def list_completions_models(self) -> Any:
+    def list_completions_models(self) -> list[str]:
         """Names of the models that complete."""
 
     @property
-    def port(self) -> Any:
+    def port(self) -> int | None:
         """The port that it listens at; `None` before it does."""
 
-    def remove_chat_completions_model(self, model: Any) -> Any:
+    def remove_chat_completions_model(self, model: str) -> None:
         """Serves chat completions of the model no more."""
 
-    def remove_completions_model(self, model: Any) -> Any:
+    def remove_completions_model(self, model: str) -> None:
         """Serves completions of the model no more."""
 
-    def run(self, runtime: Any) -> Any:
+    def run(self, runtime: DistributedRuntime) -> Future[None]:
         """Starts it if it does not run yet. A future that is there when it has ended, by
         `shutdown` or with the runtime; cancelling it shuts it down.
         """
 
-    def shutdown(self) -> Any:
+    def shutdown(self) -> None:
         """Takes no more requests, and lets those that run finish within `--drain-timeout`."""
 
-    def start(self, runtime: Any) -> Any:
+    def start(self, runtime: DistributedRuntime) -> Future[None]:
         """Starts it. A future that is there when it listens."""
 
 @final
@@ -337,6 +363,7 @@ class KvEventPublisher:
         enable_local_indexer: bool = False,
         zmq_endpoint: str | None = None,
         zmq_topic: str | None = None,
+        zmq_replay_endpoint: str | None = None,
     ) -> None: ...
 
     def publish_batch(self, events: Sequence[dict[str, Any]]) -> None:
@@ -571,6 +598,41 @@ class RadixTree:
         """A worker stored blocks: hashes of their own tokens, each one following the one before
         it, the first one following the whole of `prefix`.
         """
+
+@final
+class Span:
+    """A span of a handler's own. Closed at the end of a `with`, or by `close()`."""
+
+    def __enter__(self) -> Span:
+        ...
+
+    def __exit__(self, kind: Any, error: Any, _traceback: Any) -> bool:
+        """Ends it, with an error if there was one."""
+
+    def add_event(self, name: str, attrs: dict[str, Any] | None = None) -> None:
+        """Adds something that happens now."""
+
+    def close(self) -> None:
+        """Ends it. What comes later is left out."""
+
+    def is_recording(self) -> bool:
+        """Whether it is recorded: its trace is sampled, and traces are exported."""
+
+    def set_attribute(self, key: str, value: bool | int | float | str) -> None:
+        """Sets an attribute: a bool, an integer, a float or text."""
+
+    def set_status(self, status: str, description: str | None = None) -> None:
+        """Says how it ends: "ok", or "error" and why."""
+
+    @property
+    def span_id(self) -> str | None:
+        """W3C span id, 16 hexadecimal digits: that of the request's own span if it is not
+        recorded.
+        """
+
+    @property
+    def trace_id(self) -> str | None:
+        """W3C trace id, 32 hexadecimal digits."""
 
 @final
 class WorkerMetricsPublisher:

@@ -23,7 +23,7 @@ use dynamo_routing::news::NewsOptions;
 use dynamo_runtime::component::DistributedRuntime;
 use dynamo_runtime::config::RuntimeOptions;
 use dynamo_runtime::shutdown::STOP_TIMEOUT;
-use dynamo_runtime::telemetry::{OwnLabels, TelemetryGuard, TelemetryOptions};
+use dynamo_runtime::telemetry::{OwnLabels, SpanRecorder, TelemetryGuard, TelemetryOptions};
 use parking_lot::Mutex;
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -35,6 +35,7 @@ use tokio::time::timeout;
 pub struct Embedded {
     process: Process,
     telemetry: Mutex<Option<TelemetryGuard>>,
+    spans: SpanRecorder,
 }
 
 /// Where a worker's model is, and what it is called.
@@ -82,6 +83,7 @@ impl Embedded {
         let options = options.without_warnings(|unknown| unknown.nearest.is_none());
         let (process, telemetry) = Process::open(options, surroundings, &telemetry)?;
         Ok(Self {
+            spans: telemetry.recorder(),
             process,
             telemetry: Mutex::new(Some(telemetry)),
         })
@@ -92,6 +94,11 @@ impl Embedded {
     pub async fn join(&self) -> Result<DistributedRuntime, EmbeddedError> {
         self.process.serve_status().await?;
         Ok(self.process.join().await?)
+    }
+
+    /// Records spans of its own.
+    pub fn spans(&self) -> &SpanRecorder {
+        &self.spans
     }
 
     /// What it was told.

@@ -1,13 +1,19 @@
-//! Addresses as ZMQ writes them, `tcp://HOST:PORT`.
+//! Addresses as ZMQ writes them: `tcp://HOST:PORT`, or `ipc://PATH` on this machine.
 
 use std::fmt;
 use std::str::FromStr;
 
+/// Longest path of a socket, in bytes: what the system has room for.
+const MAX_PATH: usize = 107;
+
 /// A publisher's socket: where to connect.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ZmqEndpoint {
-    host: String,
-    port: u16,
+pub struct ZmqEndpoint(Place);
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Place {
+    Tcp { host: String, port: u16 },
+    Ipc { path: String },
 }
 
 /// Why an address cannot be connected to.
@@ -15,11 +21,19 @@ pub struct ZmqEndpoint {
 #[non_exhaustive]
 pub enum EndpointError {
     /// Not a tcp address with a port.
-    #[error("{0:?} is not a tcp address; write tcp://HOST:PORT")]
+    #[error("{0:?} is no address of a socket; write tcp://HOST:PORT, or ipc:///PATH")]
     Malformed(String),
     /// The engine's own bind address.
     #[error("{0:?} is where an engine listens, not where it is; write its host instead of {1:?}")]
     Wildcard(String, String),
+    /// A socket in the file system has no ports to add a rank to.
+    #[error(
+        "rank {rank} has no socket: engines with ranks need tcp, where the rank is added to the port"
+    )]
+    NoPort {
+        /// The rank.
+        rank: u32,
+    },
     /// The rank's port does not exist.
     #[error("rank {rank} has no port: {port} plus the rank is above 65535")]
     Port {
@@ -33,24 +47,29 @@ pub enum EndpointError {
 impl ZmqEndpoint {
     /// The address of a data-parallel rank: engines add the rank to the port.
     pub fn for_rank(&self, rank: u32) -> Result<Self, EndpointError> {
+        let (host, first) = match &self.0 {
+            Place::Ipc { .. } if rank == 0 => return Ok(self.clone()),
+            Place::Ipc { .. } => return Err(EndpointError::NoPort { rank }),
+            Place::Tcp { host, port } => (host, *port),
+        };
         let port = u16::try_from(rank)
             .ok()
-            .and_then(|rank| self.port.checked_add(rank));
+            .and_then(|rank| first.checked_add(rank));
         match port {
-            Some(port) => Ok(Self {
-                host: self.host.clone(),
+            Some(port) => Ok(Self(Place::Tcp {
+                host: host.clone(),
                 port,
-            }),
-            None => Err(EndpointError::Port {
-                port: self.port,
-                rank,
-            }),
+            })),
+            None => Err(EndpointError::Port { port: first, rank }),
         }
     }
 
-    /// `host:port`, as sockets take it.
+    /// `host:port` or `unix:path`, as the network takes it.
     pub fn address(&self) -> String {
-        format!("{}:{}", self.host, self.port)
+        match &self.0 {
+            Place::Tcp { host, port } => format!("{host}:{port}"),
+            Place::Ipc { path } => format!("unix:{path}"),
+        }
     }
 }
 
@@ -59,6 +78,15 @@ impl FromStr for ZmqEndpoint {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let malformed = || EndpointError::Malformed(text.to_owned());
+        if let Some(path) = text.strip_prefix("ipc://") {
+            // Without a folder it would depend on where each process was started.
+            return match path.starts_with('/') && path.len() <= MAX_PATH && !path.contains('\0') {
+                true => Ok(Self(Place::Ipc {
+                    path: path.to_owned(),
+                })),
+                false => Err(malformed()),
+            };
+        }
         let rest = text.strip_prefix("tcp://").ok_or_else(malformed)?;
         let (host, port) = rest.rsplit_once(':').ok_or_else(malformed)?;
         let port: u16 = port.parse().map_err(|_| malformed())?;
@@ -69,16 +97,19 @@ impl FromStr for ZmqEndpoint {
         if ["*", "0.0.0.0", "[::]"].contains(&host) {
             return Err(EndpointError::Wildcard(text.to_owned(), host.to_owned()));
         }
-        Ok(Self {
+        Ok(Self(Place::Tcp {
             host: host.to_owned(),
             port,
-        })
+        }))
     }
 }
 
 impl fmt::Display for ZmqEndpoint {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "tcp://{}:{}", self.host, self.port)
+        match &self.0 {
+            Place::Tcp { host, port } => write!(formatter, "tcp://{host}:{port}"),
+            Place::Ipc { path } => write!(formatter, "ipc://{path}"),
+        }
     }
 }
 
@@ -110,7 +141,8 @@ mod tests {
             "tcp://:1",
             "tcp://h:0",
             "tcp://h:65536",
-            "ipc:///tmp/x",
+            "ipc://x",
+            "ipc://",
             "inproc://x",
             "http://h:1",
             "tcp://::1:5",
@@ -125,6 +157,15 @@ mod tests {
             "\"tcp://*:5557\" is where an engine listens, not where it is; \
              write its host instead of \"*\""
         );
+    }
+
+    #[test]
+    fn a_socket_in_the_file_system_is_one_of_this_machine() {
+        let endpoint: ZmqEndpoint = "ipc:///run/kv.sock".parse().unwrap();
+        assert_eq!(endpoint.to_string(), "ipc:///run/kv.sock");
+        assert_eq!(endpoint.address(), "unix:/run/kv.sock");
+        assert_eq!(endpoint.for_rank(0).unwrap(), endpoint);
+        assert_eq!(endpoint.for_rank(1), Err(EndpointError::NoPort { rank: 1 }));
     }
 
     #[test]

@@ -32,7 +32,8 @@ pub trait Listener: Send + Sync {
     fn accept(&self) -> BoxFuture<'_, io::Result<(Box<dyn Connection>, SocketAddr)>>;
 }
 
-/// Makes connections and listeners. Addresses are `host:port`.
+/// Makes connections and listeners. Addresses are `host:port`; where there is a file system, `unix:path`
+/// connects to a socket in it.
 pub trait Network: Send + Sync + fmt::Debug {
     /// Connects to a peer.
     fn connect<'a>(&'a self, address: &'a str) -> BoxFuture<'a, io::Result<Box<dyn Connection>>>;
@@ -162,6 +163,10 @@ impl Environment {
 impl Network for OsNetwork {
     fn connect<'a>(&'a self, address: &'a str) -> BoxFuture<'a, io::Result<Box<dyn Connection>>> {
         Box::pin(async move {
+            if let Some(path) = address.strip_prefix("unix:") {
+                let stream = tokio::net::UnixStream::connect(path).await?;
+                return Ok(Box::new(stream) as Box<dyn Connection>);
+            }
             let stream = tokio::net::TcpStream::connect(address).await?;
             // Frames are coalesced before they are written: waiting for more only adds latency.
             stream.set_nodelay(true)?;

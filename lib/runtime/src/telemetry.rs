@@ -9,6 +9,7 @@ pub mod endpoint_metrics;
 pub mod metrics;
 pub mod own_labels;
 pub mod process_metrics;
+pub mod recorder;
 pub mod spans;
 pub mod trace_context;
 
@@ -21,6 +22,7 @@ mod tests;
 pub use endpoint_metrics::{EndpointMetrics, ErrorType};
 pub use metrics::{MetricsError, MetricsRegistry};
 pub use own_labels::{OwnLabels, OwnLabelsError};
+pub use recorder::{OpenSpan, SpanRecorder};
 pub use trace_context::{Sampler, TraceContext};
 
 use crate::Environment;
@@ -105,6 +107,7 @@ pub enum TelemetryError {
 pub struct TelemetryGuard {
     exporter: Option<Exporter>,
     sampler: Sampler,
+    recorder: SpanRecorder,
 }
 
 // === impl TelemetryOptions ===
@@ -132,6 +135,11 @@ impl TelemetryGuard {
     /// How traces that begin in this process are sampled: not at all when none are exported.
     pub fn sampler(&self) -> Sampler {
         self.sampler
+    }
+
+    /// Records spans that are named while the process runs; none where none are exported.
+    pub fn recorder(&self) -> SpanRecorder {
+        self.recorder.clone()
     }
 
     /// Sends the traces that are not sent yet, for no longer than five seconds.
@@ -174,6 +182,7 @@ where
             let guard = TelemetryGuard {
                 exporter: Some(exporter),
                 sampler: Sampler::ratio(otlp.sample_ratio),
+                recorder: SpanRecorder::to(queue.clone(), environment),
             };
             (SpanExport::to(queue, environment), guard)
         }
@@ -181,6 +190,7 @@ where
             let guard = TelemetryGuard {
                 exporter: None,
                 sampler: Sampler::NEVER,
+                recorder: SpanRecorder::default(),
             };
             (SpanExport::none(environment), guard)
         }

@@ -15,6 +15,13 @@ _CALL = {
     "return": "Future[AnswerStream]",
 }
 
+_MODEL = {
+    "model": "str",
+    "checksum": "str",
+    "engine": "HttpAsyncEngine",
+    "return": "None",
+}
+
 TYPES: dict[str, dict[str, str]] = {
     "command": {"words": "Sequence[str]", "interpreter": "str | None", "return": "int"},
     "options": {"command": "str", "return": "dict[str, Any]"},
@@ -103,6 +110,21 @@ TYPES: dict[str, dict[str, str]] = {
     "Context.is_killed": {"return": "bool"},
     "Context.stop_generating": {"return": "None"},
     "Context.async_killed_or_stopped": {"return": "Future[bool]"},
+    "Context.start_span": {"name": "str", "attrs": "dict[str, Any] | None", "return": "Span"},
+    "Context.current_span": {"return": "Span"},
+    "Span.is_recording": {"return": "bool"},
+    "Span.trace_id": {"return": "str | None"},
+    "Span.span_id": {"return": "str | None"},
+    "Span.set_attribute": {
+        "key": "str",
+        "value": "bool | int | float | str",
+        "return": "None",
+    },
+    "Span.add_event": {"name": "str", "attrs": "dict[str, Any] | None", "return": "None"},
+    "Span.set_status": {"status": "str", "description": "str | None", "return": "None"},
+    "Span.close": {"return": "None"},
+    "Span.__enter__": {"return": "Span"},
+    "Span.__exit__": {"return": "bool"},
     "Context.trace_headers": {"return": "dict[str, str]"},
     "Context.span_id": {"return": "str | None"},
     "Context.trace_id": {"return": "str | None"},
@@ -124,6 +146,7 @@ TYPES: dict[str, dict[str, str]] = {
         "enable_local_indexer": "bool",
         "zmq_endpoint": "str | None",
         "zmq_topic": "str | None",
+        "zmq_replay_endpoint": "str | None",
     },
     "KvEventPublisher.publish_stored": {
         "token_ids": "Sequence[int]",
@@ -146,6 +169,23 @@ TYPES: dict[str, dict[str, str]] = {
         "kv_used_blocks": "int | None",
         "return": "None",
     },
+    "HttpAsyncEngine.__init__": {"generator": HANDLER, "event_loop": "AbstractEventLoop"},
+    "HttpService.__init__": {
+        "port": "int | None",
+        "host": "str | None",
+        "arguments": "Sequence[str] | None",
+    },
+    "HttpService.add_chat_completions_model": _MODEL,
+    "HttpService.add_completions_model": _MODEL,
+    "HttpService.remove_chat_completions_model": {"model": "str", "return": "None"},
+    "HttpService.remove_completions_model": {"model": "str", "return": "None"},
+    "HttpService.list_chat_completions_models": {"return": "list[str]"},
+    "HttpService.list_completions_models": {"return": "list[str]"},
+    "HttpService.start": {"runtime": "DistributedRuntime", "return": "Future[None]"},
+    "HttpService.run": {"runtime": "DistributedRuntime", "return": "Future[None]"},
+    "HttpService.shutdown": {"return": "None"},
+    "HttpService.port": {"return": "int | None"},
+    "HttpService.host": {"return": "str | None"},
     "KvRouter.__init__": {
         "endpoint": "Endpoint",
         "block_size": "int",

@@ -1,6 +1,7 @@
 //! What travels beside a request: its id, whether it is still wanted, its deadline and trace.
 
 use crate::home::{Home, threads};
+use crate::span::{OpenSpans, Span};
 use dynamo_protocols::engine::RequestContext;
 use dynamo_runtime::Environment;
 use dynamo_runtime::environment::RandomSource;
@@ -54,6 +55,8 @@ pub(crate) struct Context {
     traceparent: Option<Arc<str>>,
     tracestate: Option<Arc<str>>,
     metadata: Py<PyDict>,
+    /// Spans that were started here and are open, the innermost last.
+    spans: Arc<OpenSpans>,
     /// Where it waits for being stopped; none for one that was made by a client.
     home: Option<Arc<Home>>,
 }
@@ -73,6 +76,7 @@ impl Context {
             traceparent: header.traceparent.clone(),
             tracestate: header.tracestate.clone(),
             metadata: PyDict::new(py).unbind(),
+            spans: Arc::default(),
             home: Some(home),
         }
     }
@@ -85,10 +89,15 @@ impl Context {
     pub(crate) fn request_context(&self) -> RequestContext {
         RequestContext {
             request_id: Arc::clone(&self.id),
-            traceparent: self.traceparent.clone(),
+            traceparent: self.innermost(),
             tracestate: self.tracestate.clone(),
             ..RequestContext::default()
         }
+    }
+
+    /// What names the innermost open span, or the request's own.
+    fn innermost(&self) -> Option<Arc<str>> {
+        self.spans.innermost().or_else(|| self.traceparent.clone())
     }
 
     /// When whoever asks loses interest.
@@ -109,6 +118,7 @@ impl Context {
             traceparent: None,
             tracestate: None,
             metadata: metadata.unwrap_or_else(|| PyDict::new(py).unbind()),
+            spans: Arc::default(),
             home: None,
         }
     }
@@ -184,11 +194,29 @@ impl Context {
         self.traceparent.as_deref()?.split('-').nth(2)
     }
 
+    /// Starts a span of the handler's own within the request's trace, below the one that was started last
+    /// and is open. It is exported where traces are (`--otel-export`), and costs next to nothing else.
+    #[pyo3(signature = (name, attrs=None))]
+    fn start_span(&self, name: &str, attrs: Option<&Bound<'_, PyDict>>) -> PyResult<Span> {
+        let parent = self.innermost();
+        let open = match (&self.home, &parent) {
+            (Some(home), Some(parent)) => home.embedded.spans().start(parent, name),
+            _ => None,
+        };
+        Span::new(open, parent, attrs, &self.spans)
+    }
+
+    /// The span that was started last and is open; the request's own, which takes no attributes, if
+    /// there is none.
+    fn current_span(&self) -> Span {
+        self.spans.current(self.traceparent.clone())
+    }
+
     /// The headers that carry the trace further.
     fn trace_headers<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let headers = PyDict::new(py);
-        if let Some(traceparent) = &self.traceparent {
-            headers.set_item("traceparent", &**traceparent)?;
+        if let Some(traceparent) = self.innermost() {
+            headers.set_item("traceparent", &*traceparent)?;
         }
         if let Some(tracestate) = &self.tracestate {
             headers.set_item("tracestate", &**tracestate)?;

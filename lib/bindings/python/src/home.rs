@@ -44,6 +44,13 @@ pub(crate) struct Home {
 }
 
 impl Home {
+    /// Drains a server with the rest of the process.
+    pub(crate) fn remember(&self, server: &Arc<HttpServing>) {
+        let mut servers = self.servers.lock();
+        servers.retain(|server| server.strong_count() > 0);
+        servers.push(Arc::downgrade(server));
+    }
+
     /// Lets `work` run, and gives the event loop a future for what comes of it. Cancelling the
     /// future drops the work.
     pub(crate) fn promise<'py, T: Send + 'static>(

@@ -296,7 +296,7 @@ impl HttpService {
         Ok(async move {
             let serving = home.embedded.serve_http(arguments).await.map_err(trouble)?;
             let serving = Arc::new(serving);
-            home.servers.lock().push(Arc::downgrade(&serving));
+            home.remember(&serving);
             let running = Running { home, serving };
             let (shown, showing) = tokio::sync::oneshot::channel();
             // Functions belong to the event loop's thread.

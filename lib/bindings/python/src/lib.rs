@@ -23,6 +23,7 @@ mod routing;
 mod runtime;
 mod serve;
 mod serving;
+mod span;
 mod text;
 mod tokens;
 mod watch;
@@ -76,6 +77,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<runtime::Endpoint>()?;
     module.add_class::<client::Client>()?;
     module.add_class::<context::Context>()?;
+    module.add_class::<span::Span>()?;
     model::register(module)?;
     publish::register(module)?;
     http::register(module)?;

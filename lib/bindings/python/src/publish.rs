@@ -12,7 +12,6 @@
     reason = "what Python passes is made for the call"
 )]
 
-use crate::home::trouble;
 use crate::runtime::Endpoint;
 use dynamo_engine_events::{
     EngineEvent, EngineEventMetrics, EventBatch, SourceItem, StoredBlocks, Subscriber,
@@ -206,13 +205,15 @@ struct KvEventPublisher {
 #[pymethods]
 impl KvEventPublisher {
     /// `kv_block_size` is in tokens. With `zmq_endpoint` (`tcp://HOST:PORT`) it listens to the engine
-    /// and needs no calls. `worker_id` and `enable_local_indexer` are accepted and of no effect: an
+    /// and needs no calls; `ipc:///PATH` is a socket on this machine. With `zmq_replay_endpoint` (vLLM's
+    /// `replay_endpoint`) what was missed is asked for again. `worker_id` and `enable_local_indexer` are accepted and of no effect: an
     /// endpoint knows its worker, and a worker keeps an index of its own.
     #[new]
     #[pyo3(signature = (
         endpoint, worker_id=None, kv_block_size=0, dp_rank=0, enable_local_indexer=false,
-        zmq_endpoint=None, zmq_topic=None
+        zmq_endpoint=None, zmq_topic=None, zmq_replay_endpoint=None
     ))]
+    #[expect(clippy::too_many_arguments, reason = "the published signature")]
     fn new(
         endpoint: &Bound<'_, Endpoint>,
         worker_id: Option<u64>,
@@ -221,6 +222,7 @@ impl KvEventPublisher {
         enable_local_indexer: bool,
         zmq_endpoint: Option<&str>,
         zmq_topic: Option<String>,
+        zmq_replay_endpoint: Option<&str>,
     ) -> PyResult<Self> {
         let _ = (worker_id, enable_local_indexer);
         let endpoint = endpoint.get();
@@ -235,6 +237,7 @@ impl KvEventPublisher {
                  first word whether it tells of its cache",
             ));
         }
+        let source = source(zmq_endpoint, zmq_topic, zmq_replay_endpoint)?;
         let cache = Arc::new(Cache::new(block_size));
         let mut caches = endpoint.serving().told().caches.lock();
         if caches.insert(dp_rank, Arc::clone(&cache)).is_some() {
@@ -242,8 +245,8 @@ impl KvEventPublisher {
             return Err(PyRuntimeError::new_err(message));
         }
         drop(caches);
-        let listening = match zmq_endpoint {
-            Some(address) => Some(listen(endpoint, &cache, address, zmq_topic)?),
+        let listening = match source {
+            Some(source) => Some(listen(endpoint, &cache, source)?),
             None => None,
         };
         Ok(Self {
@@ -339,20 +342,38 @@ impl KvEventPublisher {
     }
 }
 
+/// What to listen to, if anything.
+fn source(
+    endpoint: Option<&str>,
+    topic: Option<String>,
+    replay: Option<&str>,
+) -> PyResult<Option<SubscriberOptions>> {
+    let parse = |address: &str, name: &str| {
+        // An engine of this machine: where it listens on every address it is also on loopback.
+        let address = address.replace("://*:", "://127.0.0.1:");
+        let parsed = address.parse::<ZmqEndpoint>();
+        parsed.map_err(|error| PyValueError::new_err(format!("{name}: {error}")))
+    };
+    match (endpoint, replay) {
+        (Some(endpoint), replay) => Ok(Some(SubscriberOptions {
+            endpoint: parse(endpoint, "zmq_endpoint")?,
+            replay: replay
+                .map(|replay| parse(replay, "zmq_replay_endpoint"))
+                .transpose()?,
+            topic: topic.unwrap_or_default(),
+        })),
+        (None, Some(_)) => Err(PyValueError::new_err(
+            "zmq_replay_endpoint goes with zmq_endpoint: it is asked for what was missed there",
+        )),
+        (None, None) => Ok(None),
+    }
+}
+
 fn listen(
     endpoint: &Endpoint,
     cache: &Arc<Cache>,
-    address: &str,
-    topic: Option<String>,
+    options: SubscriberOptions,
 ) -> PyResult<DropGuard> {
-    // An engine of this process: where it listens on every address it is also on loopback.
-    let address = address.replace("://*:", "://127.0.0.1:");
-    let zmq: ZmqEndpoint = address.parse().map_err(trouble)?;
-    let options = SubscriberOptions {
-        endpoint: zmq,
-        replay: None,
-        topic: topic.unwrap_or_default(),
-    };
     let home = endpoint.home();
     let tasks = home.tasks.child();
     let _guard = crate::home::threads()?.enter();

@@ -45,3 +45,17 @@ fn the_byte_tokenizer_needs_no_files() {
     assert_eq!(assets.tokenizer.vocab_size() as u32, card.vocab_size);
     assert!(assets.template.is_none());
 }
+
+#[test]
+fn only_a_card_of_text_says_what_its_workers_get() {
+    let tokens = serde_json::to_value(ModelCard::byte_level("m", 1)).unwrap();
+    assert!(tokens.get("input").is_none());
+    let card = ModelCard::text("m", ModelTypes::default());
+    let text = serde_json::to_value(&card).unwrap();
+    assert_eq!(
+        (&text["input"], &text["tokenizer"]["kind"]),
+        (&"text".into(), &"none".into())
+    );
+    assert_eq!(serde_json::from_value::<ModelCard>(text).unwrap(), card);
+    assert!(card.artefacts().is_empty() && card.runtime.cannot_continue);
+}

@@ -61,9 +61,11 @@ impl Engine for Scripted {
         }
         let begun = request.generated_ids.len() as u32;
         let all = request.stop.max_tokens;
+        let is_text = request.text.is_some();
         let output = move |token: u32| {
             Ok(EngineOutput {
-                token_ids: vec![token],
+                token_ids: (!is_text).then_some(token).into_iter().collect(),
+                chunk: is_text.then(|| token.to_string().into()),
                 finish_reason: (token + 1 == all).then_some(FinishReason::Length),
                 cached_tokens: (token == begun).then_some(7),
                 ..EngineOutput::default()
@@ -134,6 +136,7 @@ async fn read(
         match output {
             Ok(output) => {
                 tokens.extend(output.token_ids);
+                tokens.extend(output.chunk.and_then(|it| it.parse::<u32>().ok()));
                 cached += output.cached_tokens.unwrap_or(0);
             }
             Err(error) => return (tokens, cached, Some(error.code)),
@@ -186,6 +189,26 @@ fn what_the_client_did_wrong_is_told_at_once() {
     ));
     assert_eq!(answer, (vec![], 0, Some(ErrorCode::InvalidRequest)));
     assert_eq!(engine.asked.lock().len(), 1);
+}
+
+#[test]
+fn text_is_asked_for_again_until_there_is_some_and_is_never_continued() {
+    let engine = Scripted::new(&[
+        Script::Break(0, ErrorCode::WorkerLost),
+        Script::Break(2, ErrorCode::WorkerLost),
+    ]);
+    let text = dynamo_protocols::engine::TextRequest {
+        api: dynamo_protocols::openai::stream::Api::Chat,
+        body: "{}".into(),
+    };
+    let request = EngineRequest {
+        text: Some(Arc::new(text)),
+        ..request(10)
+    };
+    let engine_of_all = migrating(&engine, |_| {});
+    let answer = block_on(read(&engine_of_all, request, RequestContext::default()));
+    assert_eq!(answer, (vec![0, 1], 7, Some(ErrorCode::WorkerLost)));
+    assert_eq!(engine.asked.lock().len(), 2);
 }
 
 #[test]

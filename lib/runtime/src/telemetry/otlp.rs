@@ -163,12 +163,14 @@ where
         };
         let Some(place) = facts.place else { return };
         queue.push(FinishedSpan {
-            name: span.name(),
+            name: span.name().into(),
             place,
             start: *start,
             // The wall clock may have been set back meanwhile.
             end: self.now().max(*start),
             attributes: facts.fields.clone(),
+            events: Vec::new(),
+            status: None,
         });
     }
 }
@@ -176,7 +178,7 @@ where
 // === impl Queue ===
 
 impl Queue {
-    fn push(&self, span: FinishedSpan) {
+    pub(super) fn push(&self, span: FinishedSpan) {
         if self.sender.try_send(span).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }

@@ -6,17 +6,39 @@
 
 use super::spans::Place;
 use serde_json::{Map, Value};
+use std::borrow::Cow;
 
 /// A span that has ended.
 #[derive(Debug, Clone)]
 pub(super) struct FinishedSpan {
-    pub(super) name: &'static str,
+    pub(super) name: Cow<'static, str>,
     pub(super) place: Place,
     /// Nanoseconds since the Unix epoch.
     pub(super) start: u64,
     /// Nanoseconds since the Unix epoch.
     pub(super) end: u64,
     pub(super) attributes: Map<String, Value>,
+    pub(super) events: Vec<SpanEvent>,
+    /// How it ended, where that was said; an attribute `error` says it, too.
+    pub(super) status: Option<SpanStatus>,
+}
+
+/// Something that happened within a span.
+#[derive(Debug, Clone)]
+pub(super) struct SpanEvent {
+    pub(super) name: String,
+    /// Nanoseconds since the Unix epoch.
+    pub(super) at: u64,
+    pub(super) attributes: Map<String, Value>,
+}
+
+/// How a span ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SpanStatus {
+    /// Well.
+    Ok,
+    /// Not well, and why.
+    Error(String),
 }
 
 /// Who the spans are of.
@@ -33,6 +55,7 @@ const KIND_INTERNAL: u64 = 1;
 const KIND_SERVER: u64 = 2;
 
 /// `Status.code`.
+const STATUS_OK: u64 = 1;
 const STATUS_ERROR: u64 = 2;
 
 /// The field that says that a span failed.
@@ -79,7 +102,7 @@ fn encode_span(span: &FinishedSpan) -> Message {
     if let Some(parent) = place.parent_id {
         message.bytes(4, &parent.to_bytes()); // Span.parent_span_id
     }
-    message.string(5, span.name); // Span.name
+    message.string(5, &span.name); // Span.name
     let kind = if place.border {
         KIND_SERVER
     } else {
@@ -91,8 +114,30 @@ fn encode_span(span: &FinishedSpan) -> Message {
     for (key, value) in &span.attributes {
         message.message(9, &key_value(key, value)); // Span.attributes
     }
-    if let Some(error) = span.attributes.get(ERROR) {
-        message.message(15, &failure(error)); // Span.status
+    for event in &span.events {
+        message.message(11, &encode_event(event)); // Span.events
+    }
+    match (&span.status, span.attributes.get(ERROR)) {
+        (Some(SpanStatus::Ok), _) => {
+            let mut status = Message::default();
+            status.number(3, STATUS_OK); // Status.code
+            message.message(15, &status); // Span.status
+        }
+        (Some(SpanStatus::Error(error)), _) => {
+            message.message(15, &failure(&error.as_str().into()))
+        }
+        (None, Some(error)) => message.message(15, &failure(error)),
+        (None, None) => {}
+    }
+    message
+}
+
+fn encode_event(event: &SpanEvent) -> Message {
+    let mut message = Message::default();
+    message.fixed64(1, event.at); // Event.time_unix_nano
+    message.string(2, &event.name); // Event.name
+    for (key, value) in &event.attributes {
+        message.message(3, &key_value(key, value)); // Event.attributes
     }
     message
 }
@@ -185,7 +230,7 @@ mod tests {
 
     fn span(attributes: Map<String, Value>) -> FinishedSpan {
         FinishedSpan {
-            name: "http_request",
+            name: "http_request".into(),
             place: Place {
                 trace_id: TraceId::from_bits(7),
                 span_id: SpanId::from_bits(8),
@@ -196,6 +241,8 @@ mod tests {
             start: 1_000,
             end: u64::MAX,
             attributes,
+            events: Vec::new(),
+            status: None,
         }
     }
 
@@ -224,6 +271,34 @@ mod tests {
         assert_eq!(span.end_time_unix_nano, u64::MAX);
         let status = span.status.as_ref().unwrap();
         assert_eq!((status.code, status.message.as_str()), (2, "it broke"));
+    }
+
+    #[test]
+    fn events_and_a_status_of_its_own_are_read() {
+        let read = |status| {
+            let mut told = span(Map::new());
+            let fields = json!({"blocks": 7});
+            told.events.push(SpanEvent {
+                name: "cached".to_owned(),
+                at: 1_500,
+                attributes: fields.as_object().unwrap().clone(),
+            });
+            told.status = Some(status);
+            let read = decoded(&[told]);
+            read.resource_spans[0].scope_spans[0].spans[0].clone()
+        };
+        let well = read(SpanStatus::Ok);
+        assert_eq!(well.status.unwrap().code, 1);
+        let event = &well.events[0];
+        assert_eq!(
+            (event.name.as_str(), event.time_unix_nano),
+            ("cached", 1_500)
+        );
+        assert_eq!(event.attributes[0].key, "blocks");
+        let badly = read(SpanStatus::Error("it broke".to_owned()))
+            .status
+            .unwrap();
+        assert_eq!((badly.code, badly.message.as_str()), (2, "it broke"));
     }
 
     proptest! {

@@ -183,6 +183,13 @@ impl Traceparent {
     }
 }
 
+impl Traceparent {
+    /// Whether the trace is recorded.
+    pub fn sampled(&self) -> bool {
+        self.flags & SAMPLED != 0
+    }
+}
+
 // === impl TraceContext ===
 
 impl TraceContext {

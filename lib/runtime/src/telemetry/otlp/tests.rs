@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 
 fn span() -> FinishedSpan {
     FinishedSpan {
-        name: "http_request",
+        name: "http_request".into(),
         place: Place {
             trace_id: TraceId::from_bits(1),
             span_id: SpanId::from_bits(2),
@@ -19,6 +19,8 @@ fn span() -> FinishedSpan {
         start: 0,
         end: 1,
         attributes: Map::new(),
+        events: Vec::new(),
+        status: None,
     }
 }
 
