@@ -1,5 +1,6 @@
 """A Slurm for tests, of one node or several on this machine: its own munge, controller and node daemon, on ports and in a
-folder of its own. Nothing of it outlives `stop`; only processes that it started are stopped.
+folder of its own. Nothing of it outlives `stop`, nor the test if that is killed: neither daemons
+nor jobs. Only processes that it started are stopped.
 """
 
 import os
@@ -8,12 +9,16 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 
 PROGRAMS = ["slurmctld", "slurmd", "sbatch", "srun", "scancel", "squeue", "munged"]
 
 # Cores that the node claims: more than this machine may have, so that small graphs fit.
 CPUS = 8
+
+# Who sees to it that nothing is left.
+KEEPER = str(pathlib.Path(__file__).with_name("slurm_keeper.py"))
 
 # Longest wait for anything: far above what it takes.
 PATIENCE = 60.0
@@ -125,8 +130,8 @@ class Slurm:
 
     def _daemon(self, command):
         log = open(self.folder / f"{command[0]}.{len(self.daemons)}.out", "wb")
-        # The kernel ends it with this process, however that ends.
-        command = ["setpriv", "--pdeathsig", "KILL", *command]
+        # It ends with this process, however that ends, and what it started with it.
+        command = [sys.executable, KEEPER, str(os.getpid()), *command]
         self.daemons.append(
             subprocess.Popen(command, env=self.environment, stdout=log, stderr=subprocess.STDOUT)
         )

@@ -7,6 +7,7 @@ import os
 import pathlib
 import signal
 import subprocess
+import sys
 import urllib.request
 
 import pytest
@@ -154,6 +155,31 @@ def test_a_cancelled_job_drains_and_leaves_nothing(slurm, tmp_path):
     until("nothing is left", lambda: processes_of(job.out) == [])
     for name in ["front-0", "mock-worker-0", "mock-worker-1"]:
         assert "asked to end" in job.log(name), job.log(name)
+
+
+KILLED = """
+import pathlib, signal, subprocess, sys
+import slurm_site
+folder = pathlib.Path(sys.argv[1])
+site = slurm_site.Slurm(folder / "slurm")
+(folder / "job.sh").write_text("#!/bin/sh\\nsrun sh -c 'setsid sleep 1000 & sleep 1000'\\n")
+site.run("sbatch", folder / "job.sh", cwd=folder)
+print("submitted", flush=True)
+signal.pause()
+"""
+
+
+def test_a_test_that_is_killed_leaves_neither_daemons_nor_jobs(tmp_path):
+    words = [sys.executable, "-c", KILLED, tmp_path]
+    here = {**os.environ, "PYTHONPATH": str(pathlib.Path(__file__).parent)}
+    test = subprocess.Popen(words, env=here, stdout=subprocess.PIPE, text=True)
+    try:
+        assert test.stdout.readline() == "submitted\n"
+        until("the job runs", lambda: sum("sleep" in it for it in processes_of(tmp_path)) >= 2)
+    finally:
+        test.kill()
+        test.wait()
+    until("nothing is left", lambda: processes_of(tmp_path) == [])
 
 
 def test_a_program_that_fails_for_good_fails_the_job(slurm, tmp_path):

@@ -2,7 +2,7 @@
 
 use crate::deploy_flags::OwnFlags;
 use crate::loader::Surroundings;
-use crate::output::{complain, print, print_line};
+use crate::output::{complain, print, print_line, tell};
 use crate::process::Process;
 use clap::{Arg, ArgMatches, Command, value_parser};
 use dynamo_deploy::child;
@@ -54,7 +54,7 @@ impl Output for Streams {
     }
 
     fn say(&self, text: &str) {
-        complain(text.trim_end_matches('\n'));
+        tell(text);
     }
 }
 

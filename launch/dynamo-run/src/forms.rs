@@ -65,6 +65,11 @@ impl PythonEngine {
     }
 }
 
+/// Whether a component of the Python package answers, by the form's word.
+pub(crate) fn is_python_engine(output: &str) -> bool {
+    PythonEngine::of(output).is_some()
+}
+
 impl fmt::Display for PythonEngine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())

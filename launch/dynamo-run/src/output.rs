@@ -19,3 +19,8 @@ pub(crate) fn print_line(line: &str) {
 pub(crate) fn complain(line: &str) {
     drop(writeln!(io::stderr().lock(), "{line}"));
 }
+
+/// Tells the user something as it is, such as what moves the cursor of a terminal.
+pub(crate) fn tell(text: &str) {
+    drop(io::stderr().lock().write_all(text.as_bytes()));
+}

@@ -57,7 +57,10 @@ pub(crate) fn start(
     is_beside: bool,
 ) -> anyhow::Result<Component> {
     let Some(model) = model else {
-        bail!("out={engine} needs a model: give a Hugging Face folder or id");
+        bail!(
+            "out={engine} needs a model: give a Hugging Face folder or id before the engine's own \
+             flags, or with --model-path"
+        );
     };
     let mut command = std::process::Command::new(interpreter(&process.surroundings));
     command.args(["-m", &format!("dynamo.{engine}")]);

@@ -105,37 +105,17 @@ pub(crate) fn schema(command: &str) -> Schema {
             .with::<HubOptions>()
             .with::<RuntimeOptions>(),
         "metrics-component" => of_one::<MetricsOptions>(),
+        // Beside an engine in Python: the other options are the engine's, by their names.
+        "run-python" => asking(),
         "planner" => Schema::new().with::<RuntimeOptions>(),
         "deploy" | "deploy-logs" | "deploy-runs" => deploy_schema(command),
         "doctor" => of_one::<DoctorOptions>(),
         "model" => Schema::new().with::<HubOptions>().with::<RuntimeOptions>(),
         _ => with_engines(
-            Schema::new()
-                .with::<ModelOptions>()
-                .with::<ArtefactOptions>()
-                .with::<FrontendOptions>()
-                .with::<HttpTlsOptions>()
-                .with::<PreprocessOptions>()
-                .with::<DeliveryOptions>()
-                .with::<RouterOptions>()
+            asking()
                 .with::<BackendOptions>()
-                .with::<ConsoleOptions>()
-                .with::<BatchOptions>()
-                .with::<EchoEngineOptions>()
-                .with::<CanaryOptions>(),
-        )
-        .with::<NewsOptions>()
-        .with::<HubOptions>()
-        .with::<RuntimeOptions>(),
-    };
-    // What a graph's processes are told by the environment passes through.
-    let schema = match command.starts_with("deploy") {
-        true => COMPONENTS.iter().fold(schema, |known, command| {
-            let theirs = self::schema(command);
-            let names: Vec<String> = theirs.env_names().into_iter().map(str::to_owned).collect();
-            known.with_foreign_env(names)
-        }),
-        false => schema,
+                .with::<EchoEngineOptions>(),
+        ),
     };
     // Who can be told where the others are, can be told how to speak with them.
     let schema = schema.with::<TcpTlsOptions>().with::<NatsOptions>();
@@ -152,14 +132,33 @@ const COMPONENTS: &[&str] = &[
     "metrics-component",
 ];
 
+/// What `run` takes besides the options of engines.
+fn asking() -> Schema {
+    Schema::new()
+        .with::<ModelOptions>()
+        .with::<ArtefactOptions>()
+        .with::<FrontendOptions>()
+        .with::<HttpTlsOptions>()
+        .with::<PreprocessOptions>()
+        .with::<DeliveryOptions>()
+        .with::<RouterOptions>()
+        .with::<ConsoleOptions>()
+        .with::<BatchOptions>()
+        .with::<CanaryOptions>()
+        .with::<NewsOptions>()
+        .with::<HubOptions>()
+        .with::<RuntimeOptions>()
+}
+
 /// The options of one group, with those of every process.
 fn of_one<T: Options>() -> Schema {
     Schema::new().with::<T>().with::<RuntimeOptions>()
 }
 
-/// The options of the verbs of `dynamo deploy`.
+/// The options of `dynamo deploy` and what is below it. What a graph's processes are told by the
+/// environment passes through, and is no typing error.
 fn deploy_schema(command: &str) -> Schema {
-    let schema = match command {
+    let own = match command {
         "deploy" => Schema::new()
             .with::<DeployOptions>()
             .with::<KubernetesTargetOptions>()
@@ -168,7 +167,12 @@ fn deploy_schema(command: &str) -> Schema {
         "deploy-logs" => Schema::new().with::<LogsOptions>(),
         _ => Schema::new(),
     };
-    schema.with::<RunFolderOptions>().with::<RuntimeOptions>()
+    let own = own.with::<RunFolderOptions>().with::<RuntimeOptions>();
+    COMPONENTS.iter().fold(own, |known, command| {
+        let theirs = schema(command);
+        let names: Vec<String> = theirs.env_names().into_iter().map(str::to_owned).collect();
+        known.with_foreign_env(names)
+    })
 }
 
 /// Variables that start with `DYN_` and belong to something else than a command's options.

@@ -37,22 +37,21 @@ pub fn status(
     }
     for name in names {
         let folder = runs.graph(&name);
+        let is_run = folder.is_run();
         let state = State::read(&folder).ok_or_else(|| unknown(runs, &name))?;
-        let head = match folder.is_run() {
-            true => format!(
-                "{}: {} (process {})",
-                state.name,
-                state.file.display(),
-                state.supervisor.pid
-            ),
+        let (file, pid) = (state.file.display(), state.supervisor.pid);
+        let head = match is_run {
+            true => format!("{}: {file} (process {pid})", state.name),
             false => format!(
-                "{}: {}; process {}, which ran it, is dead, and dynamo deploy stop {name} cleans up",
-                state.name,
-                state.file.display(),
-                state.supervisor.pid
+                "{}: {file}; process {pid}, which ran it, is dead, and dynamo deploy stop {name} cleans up",
+                state.name
             ),
         };
         output.data(&head);
+        let state = match is_run {
+            true => state,
+            false => state.without_supervisor(),
+        };
         for line in table::lines(&state, wall_seconds()) {
             output.data(&line);
         }

@@ -38,9 +38,21 @@ impl<'a> Screen<'a> {
         }
     }
 
-    /// Writes a line of data.
-    pub fn data(&self, line: &str) {
+    /// Writes a line of data, which may go to the same terminal: the table makes room.
+    pub fn data(&mut self, line: &str) {
+        let room = self.without_table();
+        if !room.is_empty() {
+            self.output.say(&room);
+        }
         self.output.data(line);
+    }
+
+    /// What takes the table away: up to its first line, and all below.
+    fn without_table(&mut self) -> String {
+        match std::mem::take(&mut self.drawn).len() {
+            0 => String::new(),
+            lines => format!("\x1b[{lines}F\x1b[J"),
+        }
     }
 
     /// Writes lines, and the table below them.
@@ -49,11 +61,7 @@ impl<'a> Screen<'a> {
         if lines.is_empty() && (!self.is_terminal || self.drawn == table) {
             return;
         }
-        let mut text = String::new();
-        if self.is_terminal && !self.drawn.is_empty() {
-            // Up to the table's first line, and away with all below.
-            text += &format!("\x1b[{}F\x1b[J", self.drawn.len());
-        }
+        let mut text = self.without_table();
         for line in lines {
             text += line;
             text.push('\n');
@@ -104,7 +112,11 @@ mod tests {
         screen.show(&texts(&["a"]), &texts(&["T1", "T2"]));
         screen.show(&[], &texts(&["T1", "T2"]));
         screen.show(&texts(&["b"]), &texts(&["T"]));
-        assert_eq!(*paper.0.borrow(), "a\nT1\nT2\n\x1b[2F\x1b[Jb\nT\n");
+        screen.data("d");
+        assert_eq!(
+            *paper.0.borrow(),
+            "a\nT1\nT2\n\x1b[2F\x1b[Jb\nT\n\x1b[1F\x1b[Jd\n"
+        );
 
         let paper = Paper::default();
         let mut screen = Screen::new(&paper, false);

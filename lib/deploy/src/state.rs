@@ -82,6 +82,17 @@ impl State {
         fs::remove_file(folder.state()).ok();
     }
 
+    /// The same, of a graph whose supervisor is dead: nobody wrote down what came after.
+    pub fn without_supervisor(mut self) -> Self {
+        for process in &mut self.processes {
+            let lives = process.id.is_some_and(|id| id.lives());
+            process.id = process.id.filter(|_| lives);
+            process.standing = if lives { "orphaned" } else { "ended" }.to_owned();
+            process.remark = String::new();
+        }
+        self
+    }
+
     /// Processes that are there still.
     pub fn living(&self) -> Vec<ProcessId> {
         let ids = self.processes.iter().filter_map(|it| it.id);

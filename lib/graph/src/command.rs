@@ -71,10 +71,14 @@ pub fn command(component: &Component, node: Node, hosts: Hosts) -> Vec<Word> {
             ParameterValue::Text(text) | ParameterValue::Json(text) => {
                 push_flag(&mut words, &name, value(component, text));
             }
-            ParameterValue::List(texts) => {
+            ParameterValue::List(texts) if parameter.repeats => {
                 for text in texts {
                     push_flag(&mut words, &name, value(component, text));
                 }
+            }
+            ParameterValue::List(texts) => {
+                words.push(Word::Text(format!("--{name}")));
+                words.extend(texts.iter().map(|text| value(component, text)));
             }
         }
     }
@@ -127,9 +131,14 @@ fn shares_port(component: &Component, hosts: Hosts) -> bool {
     is_several && component.role.is_frontend() && http_port(component) > 0
 }
 
+/// Adds a flag with its value, as one word where the value looks like a flag itself.
 fn push_flag(words: &mut Vec<Word>, name: &str, value: Word) {
-    words.push(Word::Text(format!("--{name}")));
-    words.push(value);
+    match value {
+        Word::Text(text) if text.starts_with('-') => {
+            words.push(Word::Text(format!("--{name}={text}")));
+        }
+        value => words.extend([Word::Text(format!("--{name}")), value]),
+    }
 }
 
 fn value(component: &Component, text: &str) -> Word {
@@ -208,6 +217,8 @@ components:
     served_model_name: [a, \"b c\"]
     kv_transfer_config: {kv_connector: Nixl, ranks: [0, 1.5], quoted: \"1\", on: true}
     gpu_memory_utilization: 0.90
+    seed: -1
+    no_values: []
     port: 1
 - name: f
   cmd: [dynamo, frontend]
@@ -222,12 +233,12 @@ components:
   parameters: {http_port: 0}
 ";
         insta::assert_snapshot!(lines(text, Node::Only, Hosts::Shared), @r#"
-        python3 -m dynamo.vllm --enable-prefix-caching --no-disable-log-stats --custom-jinja-template <templates/chat.jinja> --served-model-name a --served-model-name b c --kv-transfer-config {"kv_connector":"Nixl","ranks":[0,1.5],"quoted":"1","on":true} --gpu-memory-utilization 0.90 --port 1
+        python3 -m dynamo.vllm --enable-prefix-caching --no-disable-log-stats --custom-jinja-template <templates/chat.jinja> --served-model-name a b c --kv-transfer-config {"kv_connector":"Nixl","ranks":[0,1.5],"quoted":"1","on":true} --gpu-memory-utilization 0.90 --seed=-1 --no-values --port 1
         dynamo frontend --http-port <8000 and up>
         dynamo frontend --port <9000 and up>
         dynamo frontend --http-port 0
         "#);
         let leader = lines(text, Node::Leader, Hosts::Own);
-        insta::assert_snapshot!(leader.lines().next().unwrap(), @r#"python3 -m dynamo.vllm --enable-prefix-caching --no-disable-log-stats --custom-jinja-template <templates/chat.jinja> --served-model-name a --served-model-name b c --kv-transfer-config {"kv_connector":"Nixl","ranks":[0,1.5],"quoted":"1","on":true} --gpu-memory-utilization 0.90 --port 1 --num-nodes 1 --node-rank 0 --leader-addr <leader>"#);
+        insta::assert_snapshot!(leader.lines().next().unwrap(), @r#"python3 -m dynamo.vllm --enable-prefix-caching --no-disable-log-stats --custom-jinja-template <templates/chat.jinja> --served-model-name a b c --kv-transfer-config {"kv_connector":"Nixl","ranks":[0,1.5],"quoted":"1","on":true} --gpu-memory-utilization 0.90 --seed=-1 --no-values --port 1 --num-nodes 1 --node-rank 0 --leader-addr <leader>"#);
     }
 }

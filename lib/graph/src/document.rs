@@ -131,7 +131,13 @@ impl<'a> Reader<'a> {
     fn next(&mut self) -> Result<(Event<'a>, Mark), Refusal> {
         match self.parser.next_event() {
             Some(Ok((event, span))) => Ok((event, mark(&span.start))),
-            Some(Err(error)) => Err((mark(error.marker()), error.info())),
+            Some(Err(error)) => {
+                let message = format!(
+                    "this is no YAML: {}; look here and above for a quote or a bracket without its other, or an indent that does not fit",
+                    error.info()
+                );
+                Err((mark(error.marker()), message))
+            }
             None => Ok((Event::StreamEnd, Mark { line: 1, column: 1 })),
         }
     }

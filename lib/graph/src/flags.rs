@@ -14,6 +14,10 @@ pub trait KnownFlags {
         parameter: &str,
         value: &ParameterValue,
     ) -> Option<String>;
+
+    /// Whether a command takes several values of a parameter as the flag several times. Programs
+    /// that are not known take them all after one flag, as Python's `argparse` does.
+    fn repeats(&self, command: &str, output: Option<&str>, parameter: &str) -> bool;
 }
 
 /// Knows nothing, and lets every flag pass.
@@ -23,5 +27,9 @@ pub struct AnyFlags;
 impl KnownFlags for AnyFlags {
     fn problem(&self, _: &str, _: Option<&str>, _: &str, _: &ParameterValue) -> Option<String> {
         None
+    }
+
+    fn repeats(&self, _: &str, _: Option<&str>, _: &str) -> bool {
+        false
     }
 }

@@ -78,6 +78,8 @@ pub struct Parameter {
     pub name: String,
     /// Its value.
     pub value: ParameterValue,
+    /// Whether several values are the flag several times. Else they all follow one flag.
+    pub repeats: bool,
 }
 
 /// The value of a flag.

@@ -2,6 +2,8 @@
 //! or wrong, a default stands in for it, so that everything else is checked all the same.
 
 mod component;
+mod fit;
+mod flags;
 #[cfg(test)]
 mod tests;
 

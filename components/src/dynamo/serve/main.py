@@ -36,7 +36,11 @@ component's flags. Keys of the section Common go to those that name them in `com
 The exit status is 0 if all components ended after a signal, 1 if one could not start or ended by
 itself, 2 if the command line, the graph or the file is wrong, 3 if components had to be killed.
 
+Examples:
   dynamo serve examples.mocker.agg:GRAPH -f configs/deployments/mocker/agg.yaml
+  dynamo serve examples.mocker.agg:GRAPH -f ... --dry-run      only print the command lines
+  python3 -m dynamo.serve examples.mocker.agg:GRAPH -f ...     the same
+  dynamo serve --help                                          one component: in=... out=...
 """
 
 
@@ -44,12 +48,12 @@ def parser() -> DynamoFlexibleArgumentParser:
     """What the command takes."""
     made = DynamoFlexibleArgumentParser(
         "dynamo serve",
-        usage="%(prog)s MODULE:GRAPH [OPTIONS]",
+        usage="%(prog)s MODULE:GRAPH -f FILE [OPTIONS]",
         config_file=False,
         description="Runs the components of a graph on this machine.",
         epilog=_EPILOG,
     )
-    made.add_argument("graph", metavar="MODULE:GRAPH", help="a Python module, and a list in it")
+    made.add_argument("graph", metavar="MODULE:GRAPH", help="a Python module, as python3 -m finds it, and the list of components in it")
     made.add_argument(
         "--file", "-f", type=Path, help="YAML or TOML file with the components' options"
     )

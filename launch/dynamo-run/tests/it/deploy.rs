@@ -28,24 +28,24 @@ fn command(place: &Place, words: &[&str]) -> Command {
     command
 }
 
-fn run(place: &Place, words: &[&str]) -> Ended {
+pub(crate) fn run(place: &Place, words: &[&str]) -> Ended {
     place.spawn("once", command(place, words)).wait()
 }
 
 /// Runs a graph here, and waits until its frontend serves.
-fn deploy(place: &Place, graph: &str, more: &[&str]) -> Dynamo {
+pub(crate) fn deploy(place: &Place, graph: &str, more: &[&str]) -> Dynamo {
     let file = place.write("graph.yaml", graph);
     let words = [&["deploy", "--target", "local", "-f", &file], more].concat();
     place.serve("deploy", command(place, &words))
 }
 
-fn state(place: &Place) -> Option<Value> {
+pub(crate) fn state(place: &Place) -> Option<Value> {
     let text = std::fs::read(place.path("runs/small/state.json")).ok()?;
     serde_json::from_slice(&text).ok()
 }
 
 /// The pid of a process of the graph, if it runs.
-fn pid(place: &Place, name: &str) -> Option<Pid> {
+pub(crate) fn pid(place: &Place, name: &str) -> Option<Pid> {
     let state = state(place)?;
     let processes = state["processes"].as_array()?;
     let process = processes.iter().find(|it| it["name"] == name)?;
@@ -57,7 +57,7 @@ fn pids(place: &Place) -> Vec<Pid> {
     names.iter().map(|name| pid(place, name).unwrap()).collect()
 }
 
-fn await_end_of(pids: &[Pid]) {
+pub(crate) fn await_end_of(pids: &[Pid]) {
     until("its processes are gone", || {
         pids.iter().all(|pid| test_kill_process(*pid).is_err())
     });
@@ -279,7 +279,7 @@ fn what_cannot_run_here_is_told_before_anything_starts() {
             of("- {name: w, cmd: [dynamo, frontend], parameters: {http_port: high}}\n"),
             &[],
             2,
-            "is not an integer from 0 to 65535, which --http-port takes",
+            "components[0].parameters.http_port: \"high\" is not an integer from 0 to 65535",
         ),
         (
             of("- {name: w, replica: 2}\n"),

@@ -16,6 +16,8 @@ mod dashboard;
 #[cfg(test)]
 mod deploy;
 #[cfg(test)]
+mod deploy_engines;
+#[cfg(test)]
 mod disaggregated;
 #[cfg(test)]
 mod drain;

@@ -138,6 +138,7 @@ impl<'a> Runner<'a> {
         let rules = run.processes.iter().map(|it| Rules {
             stage: it.role.stop_stage(),
             ends: it.ends,
+            group: it.group,
         });
         let known = run.processes.iter().map(|it| Known {
             log: LogFile::new(run.place.log(&it.name)),
@@ -171,6 +172,7 @@ impl<'a> Runner<'a> {
                 match action {
                     Action::Start(index) => events.push(self.start(index)),
                     Action::Terminate(index) => {
+                        self.tell_why(index);
                         if let Some(id) = self.known[index].id {
                             id.terminate();
                         }
@@ -219,6 +221,17 @@ impl<'a> Runner<'a> {
             self.tell(index, &format!("ended with {exit}"));
         }
         Event::Ended(index, exit)
+    }
+
+    /// Says why a process is asked to end where that is not because all are.
+    fn tell_why(&mut self, index: usize) {
+        if let Some(other) = self.supervisor.processes()[index].because_of {
+            let other = self.run.processes[other].name.clone();
+            self.tell(
+                index,
+                &format!("is asked to end: {other} has, and they work together"),
+            );
+        }
     }
 
     fn asked_to_stop(&mut self) -> Event {
@@ -279,7 +292,7 @@ impl<'a> Runner<'a> {
             name: process.name.clone(),
             component: process.component.clone(),
             standing: view.standing.as_str().to_owned(),
-            remark: remark(view),
+            remark: self.remark(view),
             id: known.id,
             since: known.since,
             restarts: view.restarts,
@@ -299,21 +312,25 @@ impl<'a> Runner<'a> {
         }
     }
 
+    /// Why a process stands where it stands.
+    fn remark(&self, view: &ProcessView) -> String {
+        let other = view.because_of.map(|other| &self.run.processes[other].name);
+        match (&view.standing, other, view.last_exit) {
+            (Standing::Failed(reason), _, _) => reason.clone(),
+            (Standing::Waiting(_) | Standing::Stopping(_) | Standing::Killed, Some(other), _) => {
+                format!("with {other}")
+            }
+            (Standing::Waiting(_), None, Some(exit)) => exit.to_string(),
+            _ => String::new(),
+        }
+    }
+
     fn status(&self) -> ExitStatus {
         match () {
             () if self.supervisor.has_failed() => ExitStatus::Failure,
             () if self.supervisor.had_to_kill() => ExitStatus::DrainTimedOut,
             () => ExitStatus::Success,
         }
-    }
-}
-
-/// Why a process stands where it stands.
-fn remark(view: &ProcessView) -> String {
-    match (&view.standing, view.last_exit) {
-        (Standing::Failed(reason), _) => reason.clone(),
-        (Standing::Waiting(_), Some(exit)) => format!("{exit}"),
-        _ => String::new(),
     }
 }
 

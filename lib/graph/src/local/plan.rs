@@ -30,6 +30,8 @@ pub struct PlannedProcess {
     pub role: Role,
     /// Whether it ends by itself when its work is done.
     pub ends: bool,
+    /// The replica that it is of, counted over all components: its nodes start and end together.
+    pub group: usize,
     /// Its command.
     pub argv: Vec<String>,
     /// What is added to the environment that it inherits, in order.
@@ -110,12 +112,15 @@ pub fn plan(graph: &Graph, machine: &Machine) -> Result<Vec<PlannedProcess>, Vec
     check_ports(graph, &mut errors);
     let mut free = free_gpus(graph, machine, &mut errors);
     let mut processes = Vec::new();
+    let mut group = 0;
     for component in &graph.components {
         for replica in 0..component.replicas {
             for rank in 0..component.nodes.count {
                 let gpus = take_gpus(component, &mut free);
-                processes.push(process(component, machine, (replica, rank), gpus));
+                let process = process(component, machine, (replica, rank), gpus);
+                processes.push(PlannedProcess { group, ..process });
             }
+            group += 1;
         }
     }
     match errors.is_empty() {
@@ -154,6 +159,7 @@ fn process(
         component: component.name.clone(),
         role: component.role,
         ends: component.role == Role::Batch,
+        group: 0,
         argv: argv(component, machine, node, (replica, rank)),
         environment,
         secrets: component.secrets.clone(),

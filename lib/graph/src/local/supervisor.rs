@@ -5,6 +5,10 @@
 //! begins anew with the shortest. One that fails too often in a row, or says that its command
 //! line is wrong, has failed for good; the others go on.
 //!
+//! Processes of one group, such as the nodes of one engine, are one in this: where one ends the
+//! others cannot work, and a new one cannot join them. So they are asked to end, too, and all start
+//! again together; the group's failures are counted once, whoever of it ended.
+//!
 //! Stopping goes by stages, the lowest first: a stage is told to end when all before it have
 //! ended. Who does not end in time is killed. A second request kills all that is left.
 
@@ -26,6 +30,8 @@ pub struct Policy {
     pub most_failures: u32,
     /// How long a process may take to end.
     pub grace: Duration,
+    /// How long a process may take to end when one of its group has ended.
+    pub group_grace: Duration,
 }
 
 impl Default for Policy {
@@ -40,6 +46,8 @@ impl Default for Policy {
             most_failures: 10,
             // The programs' own drain timeout of 30 s, and time to let go.
             grace: Duration::from_secs(35),
+            // What it has in flight cannot be finished: time to leave discovery, no more.
+            group_grace: Duration::from_secs(5),
         }
     }
 }
@@ -51,6 +59,8 @@ pub struct Rules {
     pub stage: u8,
     /// Whether it ends by itself when its work is done.
     pub ends: bool,
+    /// The group that it belongs to, from 0 on; all of a group are of one stage.
+    pub group: usize,
 }
 
 /// How a process ended.
@@ -118,8 +128,28 @@ pub struct ProcessView {
     pub restarts: u32,
     /// How it ended last.
     pub last_exit: Option<Exit>,
+    /// The one of its group that ended by itself, where that is why this one does not run.
+    pub because_of: Option<usize>,
     rules: Rules,
+}
+
+/// Processes that start and end together.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct Group {
     failures: u32,
+    /// What becomes of its processes as they end; nothing while all is well.
+    fate: Option<Fate>,
+}
+
+/// What becomes of the processes of a group when one of them has ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Fate {
+    /// They start again, when all have ended and not before this time.
+    Again(Duration),
+    /// Their work is done.
+    Done,
+    /// They have failed for good.
+    Failed(String),
 }
 
 /// All processes of a graph.
@@ -127,6 +157,7 @@ pub struct ProcessView {
 pub struct Supervisor {
     policy: Policy,
     processes: Vec<ProcessView>,
+    groups: Vec<Group>,
     stopping: bool,
     killed: bool,
 }
@@ -140,12 +171,14 @@ impl Supervisor {
             standing: Standing::Waiting(Duration::ZERO),
             restarts: 0,
             last_exit: None,
+            because_of: None,
             rules: *rules,
-            failures: 0,
         };
+        let groups = rules.iter().map(|it| it.group + 1).max().unwrap_or(0);
         Self {
             policy,
             processes: rules.iter().map(process).collect(),
+            groups: vec![Group::default(); groups],
             stopping: false,
             killed: false,
         }
@@ -169,6 +202,8 @@ impl Supervisor {
     /// When time alone changes something.
     pub fn next_wake(&self) -> Option<Duration> {
         let times = self.processes.iter().filter_map(|it| match it.standing {
+            // The end of another one is what these wait for.
+            Standing::Waiting(_) if self.is_breaking_up(it.rules.group) => None,
             Standing::Waiting(time) | Standing::Stopping(time) => Some(time),
             _ => None,
         });
@@ -216,8 +251,7 @@ impl Supervisor {
             return;
         };
         if process.standing == Standing::Starting {
-            process.fail(&self.policy, now, reason);
-            process.stop_waiting(self.stopping);
+            self.failed(index, reason, now);
         }
     }
 
@@ -226,31 +260,71 @@ impl Supervisor {
             return;
         };
         process.last_exit = Some(exit);
+        let group = &mut self.groups[process.rules.group];
         match process.standing {
-            Standing::Stopping(_) | Standing::Killed => process.standing = Standing::Stopped,
+            Standing::Stopping(_) | Standing::Killed => self.settle(index),
             Standing::Running(_) if process.rules.ends && exit == Exit::Code(0) => {
-                process.standing = Standing::Done;
+                group.fate.get_or_insert(Fate::Done);
+                self.settle(index);
             }
             Standing::Running(since) => {
                 if now.saturating_sub(since) >= self.policy.well_after {
-                    process.failures = 0;
+                    group.failures = 0;
                 }
-                match exit {
-                    Exit::Code(USAGE) => {
-                        process.standing = Standing::Failed("its command line is wrong".to_owned());
-                    }
-                    exit => process.fail(&self.policy, now, &exit.to_string()),
+                if exit == Exit::Code(USAGE) {
+                    let reason = "its command line is wrong".to_owned();
+                    group.fate = Some(Fate::Failed(reason));
+                    self.settle(index);
+                } else {
+                    self.failed(index, &exit.to_string(), now);
                 }
-                process.stop_waiting(self.stopping);
             }
             _ => {}
         }
     }
 
+    /// A process failed: its group starts again after a while, or has failed for good.
+    fn failed(&mut self, index: usize, reason: &str, now: Duration) {
+        let group = &mut self.groups[self.processes[index].rules.group];
+        if group.fate.is_none() {
+            group.fate = Some(group.failed(&self.policy, now, reason));
+        }
+        self.settle(index);
+    }
+
+    /// A process has ended: it stands where its group's fate puts it.
+    fn settle(&mut self, index: usize) {
+        let process = &mut self.processes[index];
+        let fate = &self.groups[process.rules.group].fate;
+        process.standing = match fate {
+            Some(Fate::Failed(reason)) => match process.because_of {
+                None => Standing::Failed(reason.clone()),
+                Some(_) => Standing::Failed(format!("one of its group failed: {reason}")),
+            },
+            Some(Fate::Done) => Standing::Done,
+            Some(Fate::Again(time)) if !self.stopping => {
+                process.restarts += 1;
+                Standing::Waiting(*time)
+            }
+            Some(Fate::Again(_)) | None => Standing::Stopped,
+        };
+        if self.stopping && process.because_of.is_some() {
+            process.standing = Standing::Stopped;
+        }
+    }
+
+    /// Whether processes of a group have to end before it can start again.
+    fn is_breaking_up(&self, group: usize) -> bool {
+        let mut members = self.processes.iter().filter(|it| it.rules.group == group);
+        self.groups[group].fate.is_some() && members.any(|it| it.standing.is_alive())
+    }
+
     fn begin_to_stop(&mut self) {
         self.stopping = true;
         for process in &mut self.processes {
-            process.stop_waiting(true);
+            if matches!(process.standing, Standing::Waiting(_)) {
+                process.standing = Standing::Stopped;
+            }
         }
     }
 
@@ -264,15 +338,18 @@ impl Supervisor {
         }
     }
 
-    /// What is due: starts, and the stage that stops.
+    /// What is due: groups that break up, the stage that stops, starts.
     fn advance(&mut self, now: Duration, actions: &mut Vec<Action>) {
         let alive = self.processes.iter().filter(|it| it.standing.is_alive());
         let stage = alive.map(|it| it.rules.stage).min();
-        for (index, process) in self.processes.iter_mut().enumerate() {
+        for index in 0..self.processes.len() {
+            let broken = self.breaker(index);
+            let process = &mut self.processes[index];
             match process.standing {
-                Standing::Waiting(time) if time <= now => {
-                    process.standing = Standing::Starting;
-                    actions.push(Action::Start(index));
+                Standing::Running(_) if broken.is_some() => {
+                    process.because_of = broken;
+                    process.standing = Standing::Stopping(now + self.policy.group_grace);
+                    actions.push(Action::Terminate(index));
                 }
                 Standing::Running(_) if self.stopping && Some(process.rules.stage) == stage => {
                     process.standing = Standing::Stopping(now + self.policy.grace);
@@ -280,42 +357,60 @@ impl Supervisor {
                 }
                 Standing::Stopping(time) if time <= now => {
                     process.standing = Standing::Killed;
-                    self.killed = true;
+                    self.killed |= self.stopping;
                     actions.push(Action::Kill(index));
                 }
                 _ => {}
             }
         }
+        for group in 0..self.groups.len() {
+            self.start(group, now, actions);
+        }
+    }
+
+    /// The process whose end breaks up the group of a running one.
+    fn breaker(&self, index: usize) -> Option<usize> {
+        let group = self.processes[index].rules.group;
+        self.groups[group].fate.as_ref()?;
+        let mut members = self.processes.iter().enumerate();
+        let first = members.find(|(_, it)| {
+            it.rules.group == group && it.because_of.is_none() && !it.standing.is_alive()
+        });
+        first.map(|(index, _)| index)
+    }
+
+    /// Starts those of a group that wait, all at once.
+    fn start(&mut self, group: usize, now: Duration, actions: &mut Vec<Action>) {
+        if self.is_breaking_up(group) {
+            return;
+        }
+        for (index, process) in self.processes.iter_mut().enumerate() {
+            let is_due = matches!(process.standing, Standing::Waiting(time) if time <= now);
+            if process.rules.group == group && is_due {
+                self.groups[group].fate = None;
+                process.because_of = None;
+                process.standing = Standing::Starting;
+                actions.push(Action::Start(index));
+            }
+        }
     }
 }
 
-// === impl ProcessView ===
+// === impl Group ===
 
-impl ProcessView {
-    /// Waits for the next start, or gives up.
-    fn fail(&mut self, policy: &Policy, now: Duration, reason: &str) {
+impl Group {
+    /// Counts a failure: starts again after a wait, or gives up.
+    fn failed(&mut self, policy: &Policy, now: Duration, reason: &str) -> Fate {
         self.failures += 1;
         if self.failures > policy.most_failures {
-            let reason = format!(
-                "failed {} times in a row, last with: {reason}",
-                self.failures
-            );
-            self.standing = Standing::Failed(reason);
-            return;
+            let times = self.failures;
+            return Fate::Failed(format!(
+                "failed {times} times in a row, last with: {reason}"
+            ));
         }
         let doublings = (self.failures - 1).min(16);
-        let wait = policy
-            .first_wait
-            .saturating_mul(1 << doublings)
-            .min(policy.longest_wait);
-        self.restarts += 1;
-        self.standing = Standing::Waiting(now + wait);
-    }
-
-    fn stop_waiting(&mut self, stopping: bool) {
-        if stopping && matches!(self.standing, Standing::Waiting(_)) {
-            self.standing = Standing::Stopped;
-        }
+        let wait = policy.first_wait.saturating_mul(1 << doublings);
+        Fate::Again(now + wait.min(policy.longest_wait))
     }
 }
 

@@ -16,6 +16,10 @@ impl KnownFlags for OneFlag {
         let is_unknown = command == "mocker" && parameter != "speedup_ratio";
         is_unknown.then(|| "dynamo mocker has no such flag; did you mean speedup_ratio".to_owned())
     }
+
+    fn repeats(&self, _: &str, _: Option<&str>, _: &str) -> bool {
+        false
+    }
 }
 
 fn said(text: &str) -> String {

@@ -88,7 +88,7 @@ fn kind(kind: &'static Kind, name: &str, path: &[Step], base: &Value, broken: &m
             say("is one value", json!([form.example]));
             say("is not nothing", Value::Null);
             say("is of its form", json!(misshapen(form)));
-            say("is not too long", json!("a".repeat(form.longest + 1)));
+            say("is not too long", json!(long(form)));
         }
         Kind::Integer { min, max } => {
             say("is an integer", json!("many"));
@@ -158,6 +158,21 @@ fn misshapen(form: &Form) -> &'static str {
         .into_iter()
         .find(|text| !form.is(text))
         .expect("every form refuses something")
+}
+
+/// A text that is longer than its form allows, and of that form otherwise if such a one is found.
+fn long(form: &Form) -> String {
+    let letters = "a".repeat(form.longest + 1);
+    let candidates = [
+        letters.clone(),
+        format!("/{letters}"),
+        format!("batch:{letters}"),
+        format!("{letters}/a"),
+        format!("{letters}:1"),
+        format!("{}1", "0".repeat(form.longest)),
+    ];
+    let found = candidates.into_iter().find(|text| (form.holds)(text));
+    found.unwrap_or(letters)
 }
 
 fn file(rule: String, base: &Value, path: &[Step], value: Value) -> Broken {

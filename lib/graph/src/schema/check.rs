@@ -14,7 +14,7 @@ fn check_kind(node: &Node, kind: &'static Kind, path: &str, problems: &mut Probl
     match kind {
         Kind::Object(object) => return check_object(node, object, path, problems),
         Kind::List { of, min, max } => {
-            if check_list(node, (*min, *max), path, problems) {
+            if check_list(node, of, (*min, *max), path, problems) {
                 for (index, item) in node.items().iter().enumerate() {
                     check_kind(item, of, &format!("{path}[{index}]"), problems);
                 }
@@ -40,14 +40,14 @@ fn check_kind(node: &Node, kind: &'static Kind, path: &str, problems: &mut Probl
 /// What is wrong with a value that holds no others.
 fn scalar(node: &Node, kind: &'static Kind) -> Result<(), String> {
     if node.content == Content::Null {
-        return Err(format!("has no value; expected is {}", expected(kind)));
+        return Err(format!("has no value; expected {}", expected(kind)));
     }
     if matches!(kind, Kind::Parameter) {
         return Ok(());
     }
     let Some(text) = node.text() else {
         let (is, expected) = (node.described(), expected(kind));
-        return Err(format!("is {is}; expected is {expected}"));
+        return Err(format!("is {is}; expected {expected}"));
     };
     let is_not = || format!("{} is not {}", shown(text), expected(kind));
     let is_quoted = matches!(node.content, Content::Quoted(_));
@@ -61,7 +61,7 @@ fn scalar(node: &Node, kind: &'static Kind) -> Result<(), String> {
         Kind::Integer { min, max } => match text.parse::<i64>() {
             Ok(_) if is_quoted => Err(format!("{} is a text, leave its quotes out", shown(text))),
             Ok(number) if (*min..=*max).contains(&number) => Ok(()),
-            Ok(number) => Err(format!("{number} is not from {min} to {max}")),
+            Ok(number) => Err(format!("{number} is not {}", expected(kind))),
             Err(_) => Err(is_not()),
         },
         Kind::Choice(words) => match words.iter().any(|(word, _)| *word == text) {
@@ -78,8 +78,8 @@ fn text_of(text: &str, form: &'static Form) -> Result<(), String> {
     }
     let length = text.chars().count();
     Err(match length {
-        0 => format!("is empty; expected is {}", form.expected()),
-        _ if length > form.longest => {
+        0 => format!("is empty; expected {}", form.expected()),
+        _ if length > form.longest && (form.holds)(text) => {
             format!(
                 "{} has {length} characters, {} at most are taken",
                 shown(text),
@@ -92,19 +92,33 @@ fn text_of(text: &str, form: &'static Form) -> Result<(), String> {
 
 fn check_list(
     node: &Node,
+    of: &'static Kind,
     (min, max): (usize, usize),
     path: &str,
     problems: &mut Problems,
 ) -> bool {
     let Content::List(items) = &node.content else {
         let text = node.text().filter(|text| !text.is_empty());
-        let hint = text.map(|text| format!("; write [{}]", shown(text)));
-        let message = format!("is {}; expected is a list", node.described());
+        let (what, hint) = match of {
+            Kind::Object(object) => {
+                let what = format!("a list in which each item is {}", object.words);
+                let is_one = matches!(node.content, Content::Map(_));
+                (
+                    what,
+                    is_one.then(|| "; put - before its first key".to_owned()),
+                )
+            }
+            _ => {
+                let hint = text.map(|text| format!("; write [{}]", shown(text)));
+                ("a list".to_owned(), hint)
+            }
+        };
+        let message = format!("is {}; expected {what}", node.described());
         problems.add(node.mark, path, message + &hint.unwrap_or_default());
         return false;
     };
     let message = match items.len() {
-        count if count < min => format!("is empty, at least {min} has to be there"),
+        count if count < min => format!("is empty; at least {min} is needed"),
         count if count > max => format!("has {count} items, {max} at most are taken"),
         _ => return true,
     };
@@ -115,7 +129,7 @@ fn check_list(
 fn is_map(node: &Node, expected: &str, path: &str, problems: &mut Problems) -> bool {
     let is_map = matches!(node.content, Content::Map(_));
     if !is_map {
-        let message = format!("is {}; expected is {expected}", node.described());
+        let message = format!("is {}; expected {expected}", node.described());
         problems.add(node.mark, path, message);
     }
     is_map
@@ -128,11 +142,10 @@ fn check_name(entry: &Entry, form: &'static Form, path: &str, problems: &mut Pro
 }
 
 fn check_object(node: &Node, object: &'static Object, path: &str, problems: &mut Problems) {
-    let expected = format!(
-        "{}, which is a mapping with {},",
-        object.words,
-        keys(object)
-    );
+    let expected = match object.takes_parameters {
+        true => "a mapping of flags to values, such as {model_path: /models/llama}".to_owned(),
+        false => format!("a mapping with {}", keys(object)),
+    };
     if !is_map(node, &expected, path, problems) {
         return;
     }

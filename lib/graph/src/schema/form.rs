@@ -30,7 +30,7 @@ pub(crate) static ANY: Form = Form {
 
 /// Values of environment variables.
 pub(crate) static VALUE: Form = Form {
-    words: "a text without a zero byte",
+    words: "one text without zero bytes",
     example: "",
     pattern: "^[^\\u0000]*$",
     longest: 32_768,
@@ -74,7 +74,7 @@ pub(crate) static VARIABLE: Form = Form {
 
 /// Names of Kubernetes objects as the graph may give them: `_` is taken for `-`.
 pub(crate) static SECRET: Form = Form {
-    words: "the name of an object: letters, digits, -, _ and ., a letter or digit at both ends",
+    words: "the name of a Kubernetes object: letters, digits, -, _ and ., a letter or digit at both ends",
     example: "my-secret",
     pattern: "^[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?$",
     longest: 253,
@@ -83,7 +83,7 @@ pub(crate) static SECRET: Form = Form {
 
 /// Keys of labels and taints.
 pub(crate) static LABEL_KEY: Form = Form {
-    words: "the key of a label, with a prefix or without",
+    words: "the key of a label: letters, digits, -, _ and ., after a prefix and / if it has one",
     example: "nvidia.com/gpu.product",
     pattern: "^([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$",
     longest: 317,
@@ -169,7 +169,7 @@ pub(crate) static ADDRESS: Form = Form {
 
 /// An absolute path.
 pub(crate) static PATH: Form = Form {
-    words: "an absolute path",
+    words: "an absolute path without a colon",
     example: "/data/models",
     pattern: "^/[^:]*$",
     longest: 4_096,
