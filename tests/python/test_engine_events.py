@@ -1,4 +1,4 @@
-"""What an engine publishes over ZMQ reaches routers, also what it published before anybody listened."""
+"""What an engine publishes over ZMQ reaches routers, also what nobody had listened to."""
 
 import struct
 import threading
@@ -142,8 +142,9 @@ def test_addresses_that_make_no_sense_are_refused(deployment, arguments, says):
 
         @dynamo_worker()
         async def worker(runtime):
+            endpoint = runtime.endpoint("test.engine.generate")
             try:
-                KvEventPublisher(runtime.endpoint("test.engine.generate"), kv_block_size=4, {arguments})
+                KvEventPublisher(endpoint, kv_block_size=4, {arguments})
             except ValueError as error:
                 print(error)
 

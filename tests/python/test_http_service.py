@@ -123,7 +123,12 @@ def test_a_status_that_is_no_errors_and_one_that_comes_late(start):
 
 @pytest.mark.parametrize(
     ("code", "message", "error"),
-    [(600, "a", ValueError), (-1, "a", ValueError), (400, "a" * 8193, ValueError), (400, 5, TypeError)],
+    [
+        (600, "a", ValueError),
+        (-1, "a", ValueError),
+        (400, "a" * 8193, ValueError),
+        (400, 5, TypeError),
+    ],
 )
 def test_an_http_error_is_checked_when_it_is_made(code, message, error):
     with pytest.raises(error):

@@ -32,8 +32,8 @@ def piece(text, finish=None):
 async def worker(runtime):
     endpoint = runtime.endpoint("test.text.generate")
     await register_model(
-        ModelInput.Text, ModelType.Chat | ModelType.Completions, endpoint, "no-such-folder", "text-model",
-        context_length=4096,
+        ModelInput.Text, ModelType.Chat | ModelType.Completions, endpoint, "no-such-folder",
+        "text-model", context_length=4096,
     )
     await endpoint.serve_endpoint(handle, {more})
 
@@ -243,7 +243,7 @@ def test_deadlines_hold(serve, client, header):
     assert worker.line() == "ends True"
 
 
-def test_a_worker_that_dies_is_followed_by_another_one_until_it_has_said_something(serve, deployment):
+def test_a_worker_that_dies_is_followed_by_another_one_until_it_has_spoken(serve, deployment):
     client = frontend(deployment, "--router-mode", "round-robin")
     dies = """
 async def handle(request):

@@ -20,7 +20,7 @@ class HttpError(Exception):
             raise TypeError(f"message needs to be text, not {type(message).__name__}")
         if len(message) > MAX_MESSAGE_LENGTH:
             raise ValueError(
-                f"message has {len(message)} characters; at most {MAX_MESSAGE_LENGTH} go to a client"
+                f"message has {len(message)} characters; clients get {MAX_MESSAGE_LENGTH} at most"
             )
         super().__init__(message)
         self.code = code

@@ -203,8 +203,7 @@ fn prompt_tokens(dict: &Bound<'_, PyDict>) -> PyResult<Option<u64>> {
         (None, Some(usage)) => present(usage.cast::<PyDict>()?, "prompt_tokens")?,
         (None, None) => None,
     };
-    told.map(|count| count.extract().map_err(PyErr::from))
-        .transpose()
+    told.map(|count| count.extract()).transpose()
 }
 
 /// A value that is there and not `None`.

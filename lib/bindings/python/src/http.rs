@@ -120,8 +120,8 @@ impl HttpService {
     fn add_chat_completions_model(
         &self,
         py: Python<'_>,
-        model: String,
-        checksum: String,
+        model: &str,
+        checksum: &str,
         engine: Py<HttpAsyncEngine>,
     ) -> PyResult<()> {
         self.add(py, Api::Chat, model, checksum, engine)
@@ -131,8 +131,8 @@ impl HttpService {
     fn add_completions_model(
         &self,
         py: Python<'_>,
-        model: String,
-        checksum: String,
+        model: &str,
+        checksum: &str,
         engine: Py<HttpAsyncEngine>,
     ) -> PyResult<()> {
         self.add(py, Api::Completions, model, checksum, engine)
@@ -232,19 +232,22 @@ impl HttpService {
         &self,
         py: Python<'_>,
         api: Api,
-        name: String,
-        checksum: String,
+        name: &str,
+        checksum: &str,
         engine: Py<HttpAsyncEngine>,
     ) -> PyResult<()> {
         let mut state = self.state.lock();
         if let Some(running) = &state.running {
             check_loop(py, &running.home, &engine)?;
         }
-        let model = state.models.entry(name.clone()).or_insert_with(|| Model {
-            checksum: checksum.clone(),
-            chat: None,
-            completions: None,
-        });
+        let model = state
+            .models
+            .entry(name.to_owned())
+            .or_insert_with(|| Model {
+                checksum: checksum.to_owned(),
+                chat: None,
+                completions: None,
+            });
         if model.checksum != checksum {
             return Err(PyValueError::new_err(format!(
                 "model {name:?} has checksum {:?} already: chat and completions of one name are one model",
@@ -252,7 +255,7 @@ impl HttpService {
             )));
         }
         *model.engine(api) = Some(engine);
-        state.show(py, &name)
+        state.show(py, name)
     }
 
     fn remove(&self, py: Python<'_>, api: Api, name: &str) -> PyResult<()> {

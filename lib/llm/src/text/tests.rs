@@ -18,7 +18,7 @@ fn answer(api: Api, outputs: Vec<EngineOutput>) -> TextAnswer {
     }
 }
 
-fn chunk(choices: serde_json::Value) -> EngineOutput {
+fn chunk(choices: &serde_json::Value) -> EngineOutput {
     let json = json!({
         "id": "c", "object": "chat.completion.chunk", "created": 7, "model": "m",
         "choices": choices,
@@ -43,17 +43,17 @@ fn fold(outputs: Vec<EngineOutput>) -> Result<Folded, RequestError> {
 
 #[test]
 fn pieces_of_an_answer_make_a_whole_one() {
-    let mut usage = chunk(json!([]));
+    let mut usage = chunk(&json!([]));
     let text = usage.chunk.take().unwrap();
     let counts = r#""usage":{"prompt_tokens":3,"completion_tokens":4,"total_tokens":7},"choices""#;
     usage.chunk = Some(text.replace(r#""choices""#, counts).into());
     let folded = fold(vec![
-        chunk(json!([{"index": 0, "delta": {"role": "assistant", "content": "a"}}])),
-        chunk(json!([{"index": 1, "delta": {"role": "assistant", "tool_calls": [
+        chunk(&json!([{"index": 0, "delta": {"role": "assistant", "content": "a"}}])),
+        chunk(&json!([{"index": 1, "delta": {"role": "assistant", "tool_calls": [
             {"index": 0, "id": "t", "type": "function", "function": {"name": "f", "arguments": "{"}}
         ]}}])),
-        chunk(json!([{"index": 0, "delta": {"content": "b"}, "finish_reason": "stop"}])),
-        chunk(json!([{"index": 1, "delta": {"tool_calls": [
+        chunk(&json!([{"index": 0, "delta": {"content": "b"}, "finish_reason": "stop"}])),
+        chunk(&json!([{"index": 1, "delta": {"tool_calls": [
             {"index": 0, "function": {"arguments": "}"}}
         ]}, "finish_reason": "tool_calls"}])),
         usage,
@@ -79,7 +79,7 @@ fn pieces_of_an_answer_make_a_whole_one() {
 
 #[test]
 fn an_answer_without_an_end_of_its_choices_is_the_workers_mistake() {
-    let open = chunk(json!([{"index": 2, "delta": {"content": "a"}}]));
+    let open = chunk(&json!([{"index": 2, "delta": {"content": "a"}}]));
     for (outputs, code, says) in [
         (vec![end()], ErrorCode::WorkerProtocol, "no choices"),
         (
@@ -87,9 +87,9 @@ fn an_answer_without_an_end_of_its_choices_is_the_workers_mistake() {
             ErrorCode::WorkerProtocol,
             "choice 2",
         ),
-        (vec![open.clone()], ErrorCode::WorkerLost, "went away"),
+        (vec![open], ErrorCode::WorkerLost, "went away"),
         (
-            vec![chunk(json!([{"index": 0}])), end()],
+            vec![chunk(&json!([{"index": 0}])), end()],
             ErrorCode::WorkerProtocol,
             "choices[0].delta",
         ),
