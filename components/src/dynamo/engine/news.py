@@ -4,7 +4,6 @@ Engines publish KV events over ZMQ; the extension hears them, gives the blocks o
 routers. Load goes through the extension's metrics publisher.
 """
 
-import inspect
 import logging
 from typing import Any
 
@@ -48,7 +47,7 @@ class News:
         where = ", ".join(source.endpoint for source in sources) or f"{engine.name} itself"
         for source in sources:
             more: dict[str, Any] = {"zmq_endpoint": source.endpoint, "zmq_topic": source.topic}
-            if source.replay_endpoint and takes_replay():
+            if source.replay_endpoint:
                 more["zmq_replay_endpoint"] = source.replay_endpoint
             self._publish(source.rank, more)
         for rank in ranks:
@@ -92,8 +91,3 @@ class News:
             publisher.shutdown()
         self._events.clear()
         self._load = None
-
-
-def takes_replay() -> bool:
-    """Whether the extension asks engines for events that it has missed."""
-    return "zmq_replay_endpoint" in inspect.signature(_core.KvEventPublisher).parameters

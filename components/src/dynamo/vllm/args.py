@@ -10,7 +10,6 @@ from typing import Any
 
 from dynamo.engine import absent, engine_words, options
 from dynamo.engine.modes import Mode
-from dynamo.engine.news import takes_replay
 from dynamo.engine.options import Options, Spelling
 from dynamo.engine.ports import free_ports
 
@@ -108,11 +107,9 @@ def _events_config(read: Options) -> dict[str, Any]:
     all interfaces are meant."""
     ranks = engine_words.number(read.engine, 1, "data-parallel-size")
     first = free_ports(2 * ranks)
-    config = {
+    return {
         "enable_kv_cache_events": True,
         "publisher": "zmq",
         "endpoint": f"tcp://*:{first}",
+        "replay_endpoint": f"tcp://*:{first + ranks}",
     }
-    if takes_replay():
-        config["replay_endpoint"] = f"tcp://*:{first + ranks}"
-    return config
