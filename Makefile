@@ -31,7 +31,7 @@ demo: build ## serve a real model and ask it a question
 
 test: tools models ## all tests
 ifneq ($(NEXTEST),)
-	$(CARGO) nextest run --release --workspace
+	$(CARGO) nextest run --release --workspace --lib --bins --tests
 else
 	$(CARGO) test --release --workspace --lib --bins --tests
 endif

@@ -12,16 +12,14 @@ if ! "$python" -c "$imports" 2>/dev/null; then
     python3 -m venv .tools/pytest
     "$python" -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
 fi
-[ -x target/release/dynamo ] || cargo build --release --package dynamo-run
 
 echo "-- workers and clients in Python"
-# With what the Rust tests have built: the same crates with the same features.
-cargo build --release --workspace --all-targets
+# With what the Rust tests have built: the same crates with the same features, and one example more.
+cargo build --release --workspace --lib --bins --tests --example print_events
 install -m 755 target/release/lib_core.so components/src/dynamo/_core.abi3.so
 PYTHONPATH=$PWD/components/src "$python" -m pytest -q tests/python
 
 echo "-- KV events of vLLM and SGLang over ZMQ"
-cargo build --release --package dynamo-engine-events --example print_events
 "$python" -m pytest -q tests/engine_events
 
 echo "-- servers as they are, with KV events"
