@@ -80,12 +80,17 @@ pub(crate) enum UsageError {
     Form(#[from] FormError),
     #[error(transparent)]
     Config(#[from] ConfigError),
+    #[error("dynamo deploy takes its graph with -f: write dynamo deploy -f {0}")]
+    GraphWithoutFlag(String),
     #[error("{0:#}")]
     File(#[from] anyhow::Error),
 }
 
 /// Reads the command line, the environment and the config file.
 pub(crate) fn parse(surroundings: &Surroundings) -> Result<Parsed, UsageError> {
+    if let Some(file) = graph_without_flag(&surroundings.arguments) {
+        return Err(UsageError::GraphWithoutFlag(file.to_owned()));
+    }
     let arguments = with_short_form(&surroundings.arguments);
     let arguments = engine_flags::set_apart(&arguments, || schema("run-python"));
     let matches = root().try_get_matches_from(arguments)?;
@@ -221,6 +226,14 @@ pub(crate) fn options_of(name: &str, surroundings: &Surroundings) -> Result<Reso
         .args(matches)
         .env(surroundings.environment.iter().cloned());
     Ok(schema(name).resolve(&sources)?)
+}
+
+/// The file of `dynamo deploy graph.yaml`.
+fn graph_without_flag(arguments: &[OsString]) -> Option<&str> {
+    let mut words = arguments.iter().skip(1).map(|word| word.to_str());
+    let is_deploy = words.next()? == Some("deploy");
+    let file = words.next()?.filter(|_| is_deploy)?;
+    (file.ends_with(".yaml") || file.ends_with(".yml")).then_some(file)
 }
 
 /// `dynamo --model M` is short for `dynamo run in=text --model M`, and `--out_dir` is what the

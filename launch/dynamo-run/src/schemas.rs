@@ -176,7 +176,14 @@ fn deploy_schema(command: &str) -> Schema {
 }
 
 /// Variables that start with `DYN_` and belong to something else than a command's options.
-const FOREIGN_ENV: &[&str] = &["DYN_CONFIG"];
+const FOREIGN_ENV: &[&str] = &[
+    "DYN_CONFIG",
+    // Of `dynamo deploy` and `dynamo serve MODULE:GRAPH`, whose processes inherit them.
+    "DYN_DEPLOY_DIR",
+    "DYN_SERVE_DRAIN_TIMEOUT",
+    "DYN_SERVE_RESTART",
+    "DYN_SERVE_PYTHON",
+];
 
 #[cfg(feature = "llamacpp")]
 fn with_engines(schema: Schema) -> Schema {

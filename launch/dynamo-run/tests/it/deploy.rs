@@ -370,6 +370,7 @@ fn what_is_written_is_listed_and_what_is_wrong_exits_with_2() {
     let here = place.path("");
     let cases: &[(&[&str], &str)] = &[
         (&["deploy"], "write dynamo deploy -f graph.yaml"),
+        (&["deploy", "g.yaml"], "write dynamo deploy -f g.yaml"),
         (
             &["deploy", "-f", &file, "--out-dir", here.to_str().unwrap()],
             "did not write",

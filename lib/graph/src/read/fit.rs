@@ -26,13 +26,48 @@ const ENGINES: [&str; 9] = [
 /// are. The others pass what they do not know to an engine.
 const OWN_OUTPUTS: [&str; 5] = ["dyn", "auto", "echo", "mocker", "llamacpp"];
 
+/// Commands and components of this project that a graph may be made of. Others may be there, as
+/// with engines.
+const COMMANDS: [&str; 12] = [
+    "serve",
+    "run",
+    "frontend",
+    "router",
+    "mocker",
+    "metrics",
+    "planner",
+    "operator",
+    "vllm",
+    "sglang",
+    "trtllm",
+    "llama_cpp",
+];
+
 impl Reading<'_, '_> {
     /// Adds every problem to those that are known.
     pub(super) fn check(&mut self, component: &Component, known: &dyn KnownFlags) {
+        self.check_command(component);
         self.check_forms(component);
         self.check_nodes(component);
         self.check_gpus(component);
         self.check_flags(component, known);
+    }
+
+    fn check_command(&mut self, component: &Component) {
+        let Some(command) = own_command(&component.cmd) else {
+            return;
+        };
+        let near = suggestion(command, COMMANDS);
+        let words = self.node.field("cmd").map_or(&[][..], Node::items);
+        let is_it = |node: &&Node| node.text().is_some_and(|word| word.ends_with(command));
+        if let Some(index) = words.iter().position(|node| is_it(&node))
+            && !COMMANDS.contains(&command)
+            && !near.is_empty()
+        {
+            let message = format!("{} is no command of dynamo{near}", shown(command));
+            let (mark, path) = (words[index].mark, format!("{}.cmd[{index}]", self.path));
+            self.problems.add(mark, path, message);
+        }
     }
 
     fn check_forms(&mut self, component: &Component) {

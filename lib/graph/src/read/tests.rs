@@ -94,6 +94,18 @@ const MISTAKES: &[(&str, &str)] = &[
         "- name: w\n  run_config: {input: \"dyn://a.b.c\", output: vlm}\n",
     ),
     (
+        "a command that is nearly known",
+        "- name: w\n  cmd: [dynamo, frontned]\n- name: v\n  cmd: [python3, -m, dynamo.sglnag]\n- name: o\n  cmd: [dynamo, another]\n",
+    ),
+    (
+        "a command that is one text",
+        "- name: w\n  cmd: dynamo frontend\n",
+    ),
+    (
+        "one component without a list",
+        "version: 1.0\nname: g\ncomponents:\n  name: w\n",
+    ),
+    (
         "an endpoint of four parts",
         "- name: w\n  run_config: {input: \"dyn://a.b.c.d\"}\n",
     ),

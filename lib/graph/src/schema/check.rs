@@ -109,8 +109,11 @@ fn check_list(
                 )
             }
             _ => {
-                let hint = text.map(|text| format!("; write [{}]", shown(text)));
-                ("a list".to_owned(), hint)
+                let words = |text: &str| {
+                    let words: Vec<String> = text.split_whitespace().map(shown).collect();
+                    format!("; write [{}]", words.join(", "))
+                };
+                ("a list".to_owned(), text.map(words))
             }
         };
         let message = format!("is {}; expected {what}", node.described());
