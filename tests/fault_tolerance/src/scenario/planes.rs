@@ -9,7 +9,7 @@ use crate::report::Report;
 use dynamo_testkit::etcd_server::EtcdServer;
 use dynamo_testkit::http::ask;
 use dynamo_testkit::nats_server::NatsServer;
-use dynamo_testkit::process::until;
+use dynamo_testkit::process::until_within;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -99,10 +99,14 @@ pub(super) fn run(options: &FaultOptions) -> Report {
     report
 }
 
+/// How long that may take: an etcd that was away reads its files again, a frontend asks it after a pause
+/// that has grown, and waits for as long as the living may take to come back.
+const ETCD_PATIENCE: Duration = Duration::from_secs(120);
+
 /// Waits until all frontends know from etcd who is there.
 fn await_fresh(frontends: &[Member]) {
     for frontend in frontends {
-        until("the view is fresh", || {
+        until_within(ETCD_PATIENCE, "the view is fresh", || {
             let metrics = ask(&frontend.address, ("GET", "/metrics"), &[], "")
                 .unwrap()
                 .text();
