@@ -71,6 +71,10 @@ def batch(number):
     return pack([0.0, [stored]])
 
 
+#: How often a thread looks whether it is to end, in milliseconds.
+LOOK_AGAIN_MS = 50
+
+
 class Engine:
     """Publishes as vLLM does, and gives again what was missed."""
 
@@ -83,20 +87,28 @@ class Engine:
         self.router = self.context.socket(zmq.ROUTER)
         self.router.bind(self.replay)
         self.asked = 0
+        self.is_over = threading.Event()
         self.thread = threading.Thread(target=self.answer, daemon=True)
         self.thread.start()
 
     def answer(self):
-        try:
-            while True:
-                who, _, start = self.router.recv_multipart()
-                self.asked += 1
-                for number, payload in list(self.kept)[int.from_bytes(start, "big") :]:
-                    number = number.to_bytes(8, "big")
-                    self.router.send_multipart([who, b"", number, payload])
-                self.router.send_multipart([who, b"", b"\xff" * 8, b""])
-        except zmq.ZMQError:
-            pass
+        # A socket belongs to one thread, also at its end.
+        while not self.is_over.is_set():
+            if not self.router.poll(LOOK_AGAIN_MS):
+                continue
+            who, _, start = self.router.recv_multipart()
+            self.asked += 1
+            for number, payload in list(self.kept)[int.from_bytes(start, "big") :]:
+                number = number.to_bytes(8, "big")
+                self.router.send_multipart([who, b"", number, payload])
+            self.router.send_multipart([who, b"", b"\xff" * 8, b""])
+        self.router.close(linger=0)
+
+    def end(self):
+        self.is_over.set()
+        self.thread.join()
+        self.publisher.close(linger=0)
+        self.context.term()
 
     def publish(self, number, is_lost=False):
         self.kept.append((number, batch(number)))
@@ -108,7 +120,7 @@ class Engine:
 def engine(tmp_path):
     engine = Engine(tmp_path)
     yield engine
-    engine.context.destroy(linger=0)
+    engine.end()
 
 
 def test_what_was_published_before_and_what_was_lost_is_asked_for_again(deployment, engine):
