@@ -1,17 +1,12 @@
-"""Two workers with one thread each, conversations of several turns: time to the first token and
-cached tokens under KV routing and in turns. Prints one JSON line.
-
-The workers are llama.cpp's, or vLLM's on the CPU: `--vllm PYTHON CHECKPOINT` names the interpreter of
-an environment that has vLLM (`make test-vllm` makes one) and a folder with a model."""
+"""Two llama.cpp workers with one thread each, conversations of several turns: time to the first
+token and cached tokens under KV routing and in turns. Prints one JSON line."""
 
 import argparse
-import contextlib
 import http.client
 import json
 import os
 import pathlib
 import statistics
-import subprocess
 import tempfile
 import time
 import urllib.parse
@@ -24,40 +19,7 @@ TEXT = (
     "The harbour of the old town lies behind two long walls of stone, and every morning before "
     "the sun is up the boats go out past the light on the northern one. "
 )
-READY_SECONDS = 300
-
-#: Of a worker that shares two cores with another one.
-VLLM_ENVIRONMENT = {
-    "HF_HUB_OFFLINE": "1",
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "VLLM_NO_USAGE_STATS": "1",
-    "OMP_NUM_THREADS": "1",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "PYTHONPATH": str(ROOT / "components/src"),
-}
-VLLM_FLAGS = ("--enforce-eager", "--dtype", "float32", "--max-model-len", "4096", "--block-size", "16")
-
-
-@contextlib.contextmanager
-def worker(vllm, environment: dict):
-    """One worker, which may still load its model."""
-    if vllm is None:
-        with dynamo(*WORKER, environment=environment):
-            yield
-        return
-    python, checkpoint = vllm
-    command = [python, "-m", "dynamo.vllm", "--model-path", checkpoint, *VLLM_FLAGS]
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env={**environment, **VLLM_ENVIRONMENT},
-    )
-    try:
-        yield
-    finally:
-        process.terminate()
-        process.wait(timeout=READY_SECONDS)
+READY_SECONDS = 60
 
 
 def ask(url: str, model: str, prompt: str, tokens: int):
@@ -118,7 +80,6 @@ def main():
     # An odd number: in turns, a conversation then changes its worker from turn to turn.
     arguments.add_argument("--conversations", type=int, default=5)
     arguments.add_argument("--turns", type=int, default=5)
-    arguments.add_argument("--vllm", nargs=2, metavar=("PYTHON", "CHECKPOINT"))
     options = arguments.parse_args()
     result = {}
     for mode in ("round-robin", "kv"):
@@ -130,12 +91,12 @@ def main():
             }
             frontend = ("frontend", "--http-port", "0", "--router-mode", mode)
             with (
-                worker(options.vllm, environment),
-                worker(options.vllm, environment),
+                dynamo(*WORKER, environment=environment),
+                dynamo(*WORKER, environment=environment),
                 dynamo(*frontend, environment=environment) as (_, url),
             ):
-                wait_for_workers(url, 2)
                 model = wait_for_model(url)
+                wait_for_workers(url, 2)
                 result[mode] = converse(url, model, options)
     result["ttft_ratio"] = round(
         result["kv"]["ttft_ms_mean"] / result["round-robin"]["ttft_ms_mean"], 3
